@@ -38,6 +38,7 @@ ASKING: dict[str, dict[str, Any]] = {
     "messages: images": {"messages": [{"role": "user", "content": _IMAGE}]},
     "max_tokens": {"max_tokens": 5},
     "max_completion_tokens": {"max_completion_tokens": 5},
+    "num_predict": {"num_predict": 5},
     "temperature": {"temperature": 0.5},
     "top_p": {"top_p": 0.5},
     "top_k": {"top_k": 5},
@@ -111,6 +112,7 @@ NOTES = {
     "n": "more than 1",
     "verbosity": "other than `medium`",
     "repetition_penalty": "vLLM's",
+    "num_predict": "Ollama's name for it",
     "repeat_penalty": "Ollama's name for it",
     "repeat_last_n": "Ollama's: tokens that it looks back, -1 for all; without it, all on MLX and "
     "64 on Ollama, where `frequency_penalty` and `presence_penalty` look back as far",

@@ -30,7 +30,12 @@ from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import TemplateRefusalError, blame_input
 from adapters.ollama.in_flight import RequestCounters
 from adapters.ollama.memory import OllamaMemory
-from adapters.ollama.rendered.plan import keeps_budget, needs_rendering, to_plan
+from adapters.ollama.rendered.plan import (
+    RenderedPlan,
+    keeps_budget,
+    needs_rendering,
+    to_plan,
+)
 from adapters.ollama.server import Call
 from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
@@ -120,7 +125,7 @@ class OllamaBackend:
 
         The estimate is on the high side, and follows the counts of earlier answers.
         """
-        self._to_body(request)
+        refuse_unsupported(request, self.honours, self.kind)
         count = await self._count_rendered(request) or await self._servers.count(
             await self._estimated_body(request)
         )
@@ -136,8 +141,8 @@ class OllamaBackend:
             return None
         deadline = _deadline_of(request)
         try:
-            body = await _Attempt(self._servers, None, deadline).conversation(request)
-            return await self._servers.count_rendered(body, deadline)
+            asked = await _Attempt(self._servers, None, deadline).asked(request)
+            return await self._servers.count_rendered(asked, deadline)
         except BackendError:  # That of an answer, such as a prompt that is too long.
             return None
 
@@ -263,15 +268,15 @@ class _Attempt:
         self._writer.was_cold = is_cold
         return self._call(request, None if is_changed else body)
 
-    async def conversation(self, request: GenerationRequest) -> ChatBody | RawBody:
-        """Return the conversation that Ollama renders for an answer.
+    async def asked(self, request: GenerationRequest) -> RenderedPlan | ChatBody | RawBody:
+        """Return what an answer begins with: its plan, or the conversation that Ollama renders.
 
         Raises:
             BackendError: as `OllamaServers.shown`.
         """
         await self._fit(request)
         if needs_rendering(self._request):
-            return to_plan(self._request, self._shown, self._names).chat
+            return to_plan(self._request, self._shown, self._names)
         return to_body(self._request, self._shown, self._names)
 
     async def _fit(self, request: GenerationRequest) -> tuple[bool, bool]:

@@ -161,17 +161,18 @@ class OllamaServer:
             BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
         with self.breaker.request(call.body.model):
-            exchange = _Exchange(self, call.body, deadline)
+            exchange, plan = _Exchange(self, call.body, deadline), call.plan
             try:
-                if call.plan is None:
+                plan = plan or await self._plan_of_thought(call.body, exchange)
+                if plan is None:
                     await exchange.ask(call.body, call.writer.write)
                 else:
-                    answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
+                    answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
                     await answer.write(call.body)
             except UnwantedThoughtError:
                 await self._write_without_thought(call, exchange)
             except (LostAnswerError, UnexplainedError) as error:
-                if call.plan is not None or not await self._write_rest(call, exchange, error):
+                if plan is not None or not await self._write_rest(call, exchange, error):
                     raise
             finally:
                 exchange.request.end()
@@ -190,6 +191,21 @@ class OllamaServer:
         if plan is None:
             return Shown(cold=exchange.request.cold)
         return Shown(plan.rewrites, plan.tools, exchange.request.cold)
+
+    async def _plan_of_thought(
+        self, body: ChatBody | RawBody, exchange: "_Exchange"
+    ) -> RenderedPlan | None:
+        """Return the plan of an answer with a thought that a parser would take for text; `None` for
+        others, and with tools, of which only the parser reads calls."""
+        if isinstance(body, RawBody) or body.think is False or body.tools is not UNSET:
+            return None
+        try:
+            facts = await self.catalog.facts(body.model)
+        except BackendError:  # The request itself has the same one.
+            return None
+        plan = free_plan(body) if facts.jinja and facts.thinks else None
+        model = plan and await self._renderer.model(body.model, exchange.post)
+        return None if model is None or model.reads_thoughts else plan
 
     async def _write_without_thought(self, call: Call, exchange: "_Exchange") -> None:
         """Write the answer after an empty thought; with its thought where that cannot be had."""
@@ -340,13 +356,16 @@ class OllamaServer:
         """
         return await self._sizing.count(body)
 
-    async def count_rendered(self, body: ChatBody | RawBody, deadline: Deadline) -> Count | None:
-        """Count the tokens of `body` as Ollama renders it; `None` where it would have to load the
-        model, or does not render.
+    async def count_rendered(
+        self, asked: RenderedPlan | ChatBody | RawBody, deadline: Deadline
+    ) -> Count | None:
+        """Count the tokens of the prompt for `asked` as Ollama renders it; `None` where it would
+        have to load the model, or does not render.
 
         Raises:
             BackendError: as `render`.
         """
+        body = asked.chat if isinstance(asked, RenderedPlan) else asked
         if not isinstance(body, ChatBody):
             return None
         if self._is_cold(body.model, await self.context(body)):
@@ -356,7 +375,10 @@ class OllamaServer:
             model = await self._renderer.model(body.model, exchange.post)
             if model is None:
                 return None
-            prompt = await self._renderer.prompt(body, model, exchange.post)
+            after = ""
+            if isinstance(asked, RenderedPlan):
+                body, after = asked.beginning(model.style, thinks=model.thinks)
+            prompt = await self._renderer.prompt(body, model, exchange.post) + after
         finally:
             exchange.request.end()
         return await self.count(RawBody(model=body.model, prompt=prompt, options=body.options))

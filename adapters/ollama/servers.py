@@ -18,6 +18,7 @@ from adapters.errors import (
 from adapters.ollama.catalog import full_name
 from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT
+from adapters.ollama.rendered.plan import RenderedPlan
 from adapters.ollama.server import Call, OllamaServer, Shown
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, RawBody, Tag
@@ -62,14 +63,17 @@ class OllamaServers:
         """Estimate the tokens of `body` for the server that would answer it."""
         return await (await self._candidates(body.model))[0].count(body)
 
-    async def count_rendered(self, body: ChatBody | RawBody, deadline: Deadline) -> Count | None:
-        """Count the tokens of `body` as the server that would answer renders it; `None` where it
-        would have to load the model, or does not render.
+    async def count_rendered(
+        self, asked: RenderedPlan | ChatBody | RawBody, deadline: Deadline
+    ) -> Count | None:
+        """Count the tokens of the prompt for `asked` as the server that would answer renders it;
+        `None` where it would have to load the model, or does not render.
 
         Raises:
             BackendError: as `OllamaServer.render`.
         """
-        return await (await self._candidates(body.model))[0].count_rendered(body, deadline)
+        body = asked.chat if isinstance(asked, RenderedPlan) else asked
+        return await (await self._candidates(body.model))[0].count_rendered(asked, deadline)
 
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of the best server; of the next best with the same weights where that

@@ -227,6 +227,8 @@ class Rendering(Struct, kw_only=True):
 
     debug_info: DebugInfo | None = field(default=None, name="_debug_info")
     """`None` from a server that does not render."""
+    message: AnswerMessage | None = None
+    """The answer to a body that has no `render_only`."""
 
 
 class ErrorBody(Struct):

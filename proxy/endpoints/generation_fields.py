@@ -108,6 +108,8 @@ class GenerationFields(Struct, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = None
     """Ollama's name for the same."""
+    num_predict: TokenLimit | None = None
+    """Ollama's name for `max_tokens`."""
     repeat_last_n: RepeatLastN | None = None
     logit_bias: LogitBias | None = None
     stop: StopString | StopList | None = None
@@ -163,8 +165,10 @@ OLLAMA_ONLY = (
 )
 
 _ollama_only = attrgetter(*OLLAMA_ONLY)
-_unsettled = attrgetter("repeat_penalty", "options", *OLLAMA_ONLY)
-_NOTHING = (None,) * (2 + len(OLLAMA_ONLY))
+_RENAMED = {"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"}
+"""Ollama's option as a field of the body -> the field with the same meaning."""
+_unsettled = attrgetter(*_RENAMED, "options", *OLLAMA_ONLY)
+_NOTHING = (None,) * (len(_RENAMED) + 1 + len(OLLAMA_ONLY))
 
 _SHARED: dict[str, tuple[str, Any]] = {
     "temperature": ("temperature", Annotated[float, Meta(ge=0)]),
@@ -183,7 +187,7 @@ _SHARED: dict[str, tuple[str, Any]] = {
 """Ollama's option -> the field of the request with the same meaning, and its type."""
 
 _SENT_AS: dict[str, tuple[str, ...]] = {
-    "max_tokens": ("max_completion_tokens", "max_tokens"),
+    "max_tokens": ("max_completion_tokens", "max_tokens", "num_predict"),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "keep_alive": ("keep_alive", "ttl"),
     "response_format": ("response_format", "format", "guided_json", "structured_outputs"),
@@ -212,9 +216,7 @@ def settle(body: F) -> F:
     """
     if _unsettled(body) == _NOTHING:  # as nearly always
         return body
-    if body.repeat_penalty is not None:
-        _require_equal(body, "repetition_penalty", body.repeat_penalty, "repeat_penalty")
-        body = replace(body, repetition_penalty=body.repeat_penalty)
+    body = _renamed(body)
     options = _effective(body.options.set() if body.options is not None else {}, "options.")
     changes: dict[str, Any] = {}
     for name in options.keys() & _SHARED.keys():
@@ -224,6 +226,20 @@ def settle(body: F) -> F:
             _require_equal(body, flat, value, f"options.{name}")
         changes[field] = value
     return replace(body, **changes, options=_only_ollamas(body, options))
+
+
+def _renamed(body: F) -> F:
+    """
+    Raises:
+        InvalidRequestError: a field and the one that it is renamed to conflict.
+    """
+    changes: dict[str, Any] = {}
+    for name, field in _RENAMED.items():
+        if (value := getattr(body, name)) is not None:
+            for flat in _SENT_AS[field]:
+                _require_equal(body, flat, value, name)
+            changes[field] = value
+    return replace(body, **changes) if changes else body
 
 
 def _option(name: str, value: Any, kind: Any) -> Any:

@@ -223,9 +223,9 @@ class ServerRequest(Request[Any, Any, Any]):
         self, value: object, kind: type[T], other_names: Mapping[str, str] = _NO_NAMES
     ) -> T:
         """Convert a decoded body to a `kind`, as `decode` does."""
-        decoded = convert(value, kind)
+        # First: a field that is missing may be there under its other name.
         _refuse_other_names(value, other_names)
-        return self._checked(value, decoded)
+        return self._checked(value, convert(value, kind))
 
     def _checked(self, raw: object, decoded: T) -> T:
         unknown = unknown_fields(raw, decoded)

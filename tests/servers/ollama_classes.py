@@ -44,13 +44,19 @@ IN_JINJA = {
     "jinja-think": TEMPLATES / "smollm2-jinja-think.jinja",
     "no-template": None,
 }
+INVENTED = {
+    file.stem: file
+    for file in sorted((Path(__file__).parents[1] / "data" / "invented-templates").iterdir())
+    if file.suffix in (".jinja", ".gotmpl")
+}
+"""Templates that no model has, in Go's language and in Jinja."""
 FOREIGN = "TANDEM_CHAT_TEMPLATES"
 """Environment variable: a folder of further `*.jinja` files, such as `models/templates` of
 llama.cpp."""
 
 
 def every_class() -> list[str]:
-    return [*IN_GO, *IN_JINJA, *BUILT_IN, *_foreign()]
+    return [*IN_GO, *IN_JINJA, *BUILT_IN, *INVENTED, *_foreign()]
 
 
 def create_classes(server: OllamaProcess, names: Iterable[str]) -> dict[str, str]:
@@ -63,8 +69,10 @@ def _create(server: OllamaProcess, name: str) -> str:
         renderer, parser = BUILT_IN[name]
         lines = [f"FROM {PLAIN}", *([f"RENDERER {renderer}"] if renderer else [])]
         modelfile = "\n".join([*lines, f"PARSER {parser}", ""])
+    elif (path := INVENTED.get(name)) and path.suffix == ".gotmpl":
+        modelfile = f'FROM {PLAIN}\nTEMPLATE """{path.read_text()}"""\n'
     else:
-        modelfile = f"FROM {_with_template({**IN_JINJA, **_foreign()}[name])}\n"
+        modelfile = f"FROM {_with_template({**IN_JINJA, **INVENTED, **_foreign()}[name])}\n"
     version = hashlib.sha256(modelfile.encode()).hexdigest()[:8]
     model = f"class-{name.lower()}:{version}"
     if model not in server.models_present():

@@ -141,8 +141,9 @@ def _is_enforced(request: GenerationRequest, syntax: ToolSyntax) -> bool:
         return True
     schemas = [tool.parameters or _NO_PARAMETERS for tool in request.tools]
     has_formats = any(tool.input_format for tool in request.tools)
-    is_tagged = syntax.parameters is not None and not has_formats
-    return is_tagged and all(map(can_be_tagged, schemas))
+    if syntax.parameters is None or has_formats or not syntax.parameters.has_ends:
+        return False
+    return all(map(can_be_tagged, schemas))
 
 
 def to_grammar(request: GenerationRequest, style: Style) -> Grammar | None:

@@ -168,7 +168,7 @@ def resolve(document: Node, pointer: str) -> Node:
         elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
             node = node[int(name)]
         else:
-            raise InvalidRequestError(f"'$ref' has no target: '{pointer[:80]}'.")
+            raise InvalidRequestError(f"The $ref '{pointer[:80]}' has no target in the schema.")
     if not isinstance(node, (dict, bool)):
         raise InvalidRequestError(f"The target of '$ref' is not a schema: '{pointer[:80]}'.")
     return node

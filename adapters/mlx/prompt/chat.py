@@ -65,7 +65,7 @@ def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
 
     Raises:
         InvalidRequestError: the template rejects these messages, or the model has none.
-        UnsupportedParameterError: thinking cannot be switched off here.
+        UnsupportedParameterError: the template cannot continue a message.
         GenerationError: the template itself is broken.
     """
     if not isinstance(request.prompt, tuple):
@@ -90,7 +90,9 @@ def with_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int
         return Prompt(ids)
     if request.continue_final_message:
         return Prompt(ids, is_answering=loaded.reasoning.is_harmony)
-    if request.reasoning_effort == "none" and not _must_think(loaded, request):
+    # The header of a final message excludes calls: with tools a limit ends each thought.
+    ends_at_once = loaded.reasoning.is_harmony and bool(offered_tools(request))
+    if request.reasoning_effort == "none" and not ends_at_once:
         return _without_thinking(loaded, request, ids)
     return Prompt(ids, "open" if is_open(loaded.reasoning, loaded.tokenizer, ids) else "may")
 
@@ -229,10 +231,11 @@ def _render(
 
 
 def _arguments(loaded: LoadedModel, request: GenerationRequest) -> dict[str, Any]:
-    """The variables of the template, for the thinking; as mlx-lm has it where nothing is said."""
+    """The variables of the template, for the thinking: a model that can think does, as on Ollama,
+    unless the request switches it off."""
     effort = request.reasoning_effort
     if effort is None:
-        return {"enable_thinking": loaded.tokenizer.has_thinking}
+        return {"enable_thinking": loaded.reasoning is not None}
     efforts = {} if loaded.learned is None else loaded.learned.efforts
     level = efforts.get(effort, USUAL.get(effort, effort))
     told = {} if level == LEFT_OUT else {"reasoning_effort": level}
@@ -245,23 +248,6 @@ def _effort_note(learned: Learned, effort: ReasoningEffort | None) -> tuple[str,
         return ()
     level = learned.efforts[effort]
     return ("effort-left-out" if level == LEFT_OUT else f"effort-as-{level}",)
-
-
-def _must_think(loaded: LoadedModel, request: GenerationRequest) -> bool:
-    """Return true for a model that cannot answer `request` without thinking, where it may think.
-
-    Raises:
-        UnsupportedParameterError: it cannot, and must not think.
-    """
-    # The header of a final message excludes calls, and without it the model thinks.
-    if loaded.reasoning is None or not (loaded.reasoning.is_harmony and offered_tools(request)):
-        return False
-    if "reasoning_effort" not in request.wishes:
-        raise UnsupportedParameterError(
-            f"'{request.model}' cannot switch thinking off in requests with tools.",
-            param="reasoning_effort",
-        )
-    return True
 
 
 def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:

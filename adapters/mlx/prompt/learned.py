@@ -197,7 +197,13 @@ def _choose(
     *,
     proved: bool,
 ) -> ToolSyntax | None:
-    """Return the notation that reads most calls of the template: the learned one, if several do."""
+    """Return the notation that reads most calls of the template: the learned one, if several do.
+
+    One that reads none is left out. Channels are read by their names.
+    """
+    is_read_back = written is not None and written.body != "harmony" and proved
+    if written is not None and is_read_back and not count_read(written, plan, template):
+        written = None
     if written is None or listed is None or not proved or written.parameters is None:
         return _with_python_tag(written, listed) or listed
     candidates = [written]

@@ -59,8 +59,6 @@ async def prepare(
     require_room(len(prompt.ids), context, request)
     _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
     processors, ignored = await constrain(request, loaded, prompt)
-    if request.reasoning_effort == "none" and prompt.thinking != "none":
-        ignored = (*ignored, "reasoning_effort")
     processors = [(*own, *_limits(request, loaded, prompt)) for own in processors]
     echo = ""
     if request.echo:
@@ -93,10 +91,11 @@ def _limits(
     request: GenerationRequest, loaded: LoadedModel, prompt: Prompt
 ) -> tuple[LogitsProcessor, ...]:
     """Return the limit of one choice's reasoning, if it has one. It comes after the grammar."""
-    if request.reasoning_budget is None or loaded.reasoning is None or prompt.thinking == "none":
+    budget = 0 if request.reasoning_effort == "none" else request.reasoning_budget
+    if budget is None or loaded.reasoning is None or prompt.thinking == "none":
         return ()
     is_open = prompt.thinking == "open"
-    return (ReasoningLimit(loaded.reasoning, request.reasoning_budget, loaded.vocabulary, is_open),)
+    return (ReasoningLimit(loaded.reasoning, budget, loaded.vocabulary, is_open),)
 
 
 def _to_sequences(

@@ -13,6 +13,7 @@ from mlx_lm.utils import load_tokenizer
 from adapters.chat_template.folder import read_templates, renderer_name
 from adapters.chat_template.jinja import TemplateRefusalError
 from adapters.chat_template.template import ChatTemplate, JinjaTemplates
+from adapters.mlx.output.reasoning import find_reasoning
 from adapters.mlx.prompt.learned import Learned, learn, learn_from_texts
 
 
@@ -64,7 +65,9 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = load_tokenizer(folder)
-        self._template, _ = read_template(folder, self._tokenizer)
+        self._template, learned = read_template(folder, self._tokenizer)
+        markers = None if learned is None else learned.markers
+        self._thinks = find_reasoning(self._tokenizer, markers) is not None
 
     def render(self, messages: Sequence[tuple[str, str]]) -> str | None:
         """The prompt for `messages`, each a role and a text, with nothing rewritten.
@@ -74,10 +77,7 @@ class FolderTokenizer:
         if self._template is None:
             return None
         chat = [{"role": role, "content": content} for role, content in messages]
-        arguments = {
-            "add_generation_prompt": True,
-            "enable_thinking": self._tokenizer.has_thinking,
-        }
+        arguments = {"add_generation_prompt": True, "enable_thinking": self._thinks}
         try:
             return self._template.render(chat, None, arguments)
         except TemplateRefusalError:

@@ -73,8 +73,8 @@ class RenderedAnswer:
         elif self._plan.may_think and model.style.has_thoughts:
             await self._write_thought_first(model)
         else:
-            prompt = await self._prompt(self._plan.without_thought(thinks=model.thinks), model)
-            await self._write_answer(prompt + model.style.lead)
+            body, text = self._plan.beginning(model.style, thinks=model.thinks)
+            await self._write_answer(await self._prompt(body, model) + text)
 
     async def write_rest(self, written: Written) -> bool:
         """Write what follows `written`; false where this Ollama does not render.
@@ -132,7 +132,8 @@ class RenderedAnswer:
 
     async def _write_thought_first(self, model: RenderedModel) -> None:
         style, answer = model.style, self._plan.answer
-        begun = await self._prompt(self._plan.chat, model) + (style.opening or "")
+        conversation, text = self._plan.beginning(style, thinks=model.thinks)
+        begun = await self._prompt(conversation, model) + text
         stop = tuple(dict.fromkeys([style.end, *model.stops]))
         limit = answer.options.num_predict
         options = replace(answer.options, stop=stop, num_predict=_smaller(limit, self._plan.budget))
@@ -159,7 +160,7 @@ class RenderedAnswer:
 
     async def _write_answer(self, prompt: str, used: int = 0) -> None:
         """`used`: tokens of the limit that are spent."""
-        body = replace(self._plan.answer, prompt=prompt + self._plan.begun)
+        body = replace(self._plan.answer, prompt=prompt)
         tokens = _left(body.options.num_predict, used)
         body = replace(body, options=replace(body.options, num_predict=tokens))
         await self._exchange.ask(body, self._writer.write)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from adapters.chat_template import Rewrite
 from adapters.continuation import require_continuable
 from adapters.errors import UnsupportedParameterError
+from adapters.ollama.rendered.thought_style import ThoughtStyle
 from adapters.ollama.translate.grammar_schema import GrammarSchema
 from adapters.ollama.translate.request import to_body, to_grammar
 from adapters.ollama.translate.tool_choice import is_forced, may_call
@@ -37,6 +38,13 @@ class RenderedPlan(Struct, frozen=True):
     def is_free(self) -> bool:
         """True if nothing but the budget needs a rendered prompt."""
         return self.answer.format is UNSET and not self.begun
+
+    def beginning(self, style: ThoughtStyle, *, thinks: bool) -> tuple[ChatBody, str]:
+        """Return the conversation to render, and the text between it and what is generated first;
+        `thinks`: see `without_thought`."""
+        if self.may_think and style.has_thoughts:
+            return self.chat, style.opening or ""
+        return self.without_thought(thinks=thinks), style.lead + self.begun
 
     def without_thought(self, *, thinks: bool) -> ChatBody:
         """Return the conversation to render for an answer without a thought; `thinks`: the model

@@ -14,7 +14,7 @@ from adapters.ollama.catalog import TOOLS_AS_TEXT, Catalog, full_name
 from adapters.ollama.rendered.thought_style import ThoughtStyle, find_style
 from adapters.ollama.translate.request import to_body
 from adapters.ollama.wire import ChatBody, Rendering
-from adapters.request import GenerationRequest
+from adapters.request import GenerationRequest, Message, TextPart
 
 log = logging.getLogger("tandem")
 
@@ -41,6 +41,8 @@ class RenderedModel(Struct, frozen=True, kw_only=True):
     """Stop strings of the Modelfile."""
     ends_in_text: bool = True
     """The end of its thoughts is text, not a control token, which no raw answer shows."""
+    reads_thoughts: bool = True
+    """False where llama-server's parser takes a thought that the prompt opens for the answer."""
 
 
 class Renderer:
@@ -101,7 +103,9 @@ class Renderer:
         style = await run_async(probing, partial(_render, name, post))
         needs_control = facts.adds_first_token or style.has_thoughts
         control = await self._catalog.control_tokens(name) if needs_control else None
+        is_open = bool(facts.jinja) and style.opening == "" and style.has_thoughts
         return RenderedModel(
+            reads_thoughts=not is_open or await _is_thought_read(name, post),
             style=style,
             first_token=control.first if control and facts.adds_first_token else "",
             thinks=facts.thinks,
@@ -117,6 +121,17 @@ class Renderer:
                 " forced calls are left to Ollama's own handling, and messages are not continued."
                 " A newer Ollama may render."
             )
+
+
+async def _is_thought_read(name: str, post: Post) -> bool:
+    """Generate the first token of a thought that the prompt opens; false where it is text."""
+    ask = Message(role="user", content=(TextPart("Quokka"),))
+    body = replace(to_probe_body(name, Probe((ask,), thinking=True)), render_only=UNSET)
+    try:
+        message = (await post(body)).message
+    except _REFUSALS:
+        return True
+    return message is None or not message.content
 
 
 async def _render(name: str, post: Post, probe: Probe) -> str | Refusal:

@@ -68,7 +68,8 @@ def _cut(vector: Vector, dimensions: int | None) -> Vector:
         return vector
     if len(vector) < dimensions:
         raise InvalidRequestError(
-            f"The model's vectors have {len(vector)} components.", param="dimensions"
+            f"The vectors of this model have {len(vector)} dimensions, not {dimensions}.",
+            param="dimensions",
         )
     kept = vector[:dimensions]  # Old servers ignore `dimensions`.
     length = math.hypot(*kept) or 1.0

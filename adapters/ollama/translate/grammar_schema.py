@@ -125,6 +125,11 @@ class SchemaRewriter:
 
     def result(self, node: _Node) -> GrammarSchema:
         """Return the result for `node`, made of rewritten schemas."""
+        if "" in node.get("properties", ()):
+            # llama.cpp calls the rule of this property "root": its value would be the answer.
+            name = f"d{len(self.definitions)}"
+            self.definitions[name] = node
+            node = {"$ref": f"#/$defs/{name}"}
         schema = node | ({"$defs": self.definitions} if self.definitions else {})
         return GrammarSchema(schema, tuple(dict.fromkeys(self.left_out)), self.must_check)
 

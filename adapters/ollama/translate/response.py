@@ -40,6 +40,8 @@ class Answer:
         self._one_call = one_call
         self._ids: list[str] = []
         """Ids of the calls so far."""
+        self._thoughts = 0
+        """Lines with reasoning: Ollama sends one for nearly every token, and no count of them."""
 
     def read(self, line: Line) -> object:
         """Write the events of `line`; true where the reader is behind.
@@ -53,6 +55,7 @@ class Answer:
             if message.content and not message.thinking:
                 return self.emit(TextDelta(message.content))
             if message.thinking and not message.content:
+                self._thoughts += 1
                 return self.emit(ReasoningDelta(message.thinking))
         elif (
             message is None and line.response and not (line.done or line.thinking or line.logprobs)
@@ -74,6 +77,7 @@ class Answer:
                 Usage(
                     prompt_tokens=line.prompt_eval_count or 0,
                     completion_tokens=line.eval_count or 0,
+                    reasoning_tokens=min(self._thoughts, line.eval_count or 0) or None,
                 ),
                 timings=_timings(line),
             )
@@ -84,6 +88,7 @@ class Answer:
     ) -> Sequence[Event]:
         events: list[Event] = []
         if message.thinking:
+            self._thoughts += 1
             events.append(ReasoningDelta(message.thinking))
         if message.content or (logprobs and not message.thinking):
             report = None if logprobs is None else _to_logprobs(logprobs)

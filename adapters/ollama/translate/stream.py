@@ -265,8 +265,8 @@ class AnswerWriter:
         self.template: tuple[str, ...] = ()
         """See `Started.template`."""
         self.excludes_thoughts = request.reasoning_effort == "none" and not request.tools
-        """An answer that begins with a thought is not taken. With tools it is: its calls can be had
-        of Ollama's parser only."""
+        """An answer that begins with a thought is not taken. With tools it is, and the effort is
+        named in `ignored`: its calls can be had of Ollama's parser only."""
         self._has_started = False
         self._in_attempt = False
         self._thought: Thought | None = None
@@ -293,8 +293,8 @@ class AnswerWriter:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
-            if self.excludes_thoughts and any(isinstance(each, ReasoningDelta) for each in first):
-                raise UnwantedThoughtError("The answer begins with a thought.")
+            if any(isinstance(each, ReasoningDelta) for each in first):
+                self._take_thought()
             self._start(num_ctx, cold, lines.prompt_estimate)
             write = self._kept() if lines.may_be_lost else self._sink.write
             reader.emit_to(write)
@@ -339,6 +339,17 @@ class AnswerWriter:
     def lost_thought(self) -> Thought:
         """Return what was written of a thought that broke off."""
         return self._thought or Thought()
+
+    def _take_thought(self) -> None:
+        """Take the thought that an answer begins with.
+
+        Raises:
+            UnwantedThoughtError: the answer can be had without it.
+        """
+        if self.excludes_thoughts:
+            raise UnwantedThoughtError("The answer begins with a thought.")
+        if self._request.reasoning_effort == "none":
+            self.ignored += ("reasoning_effort",)
 
     def _kept(self) -> Emit:
         self._keeper = keeper = _Keeper()

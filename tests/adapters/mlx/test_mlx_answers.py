@@ -221,6 +221,23 @@ async def test_no_effort_answers_in_the_channel_of_the_text(
 
 
 @pytest.mark.slow
+async def test_no_effort_ends_each_thought_in_channels_beside_tools(
+    backend: MLXBackend, engine: ScriptedEngine
+) -> None:
+    asked = chat(
+        "?",
+        "channels",
+        tools=(WEATHER,),
+        tool_choice="required",
+        reasoning_effort="none",
+        sampling=WILD,
+        max_tokens=None,
+    )
+    said = told(await answer(backend, asked))
+    assert (said["reason"], said["text"], said["reasoning"]) == ("tool_calls", "", "")
+
+
+@pytest.mark.slow
 async def test_raw_text_has_no_sections(backend: MLXBackend, engine: ScriptedEngine) -> None:
     engine.say(f"<think>a</think>{CALL}")
     request = GenerationRequest(model="caller", prompt="x", max_tokens=200)
@@ -362,7 +379,13 @@ async def test_parts_of_a_loose_schema_that_are_not_enforced_are_reported(
 ) -> None:
     parameters = {**CITY, "propertyNames": {"maxLength": 9}}
     tools = (WEATHER, Tool("time", None, parameters))
-    request = chat(tools=tools, tool_choice=NamedTool("time"), sampling=WILD, max_tokens=None)
+    request = chat(
+        tools=tools,
+        tool_choice=NamedTool("time"),
+        reasoning_effort="none",
+        sampling=WILD,
+        max_tokens=None,
+    )
     events = await answer(backend, request)
     assert isinstance(events[0], Started)
     assert events[0].ignored == ("tools[1].function.parameters.propertyNames",)

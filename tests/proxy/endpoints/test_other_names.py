@@ -27,8 +27,13 @@ CASES: tuple[tuple[str, dict[str, Any], str, object, str], ...] = (
     ("/v1/chat/completions", chat(), "text", {"format": FORMAT}, "response_format"),
     ("/v1/chat/completions", chat(), "max_output_tokens", 5, "max_completion_tokens"),
     ("/v1/chat/completions", chat(), "stop_sequences", ["."], "stop"),
+    ("/v1/completions", {"prompt": "Hi"}, "messages", HI, "prompt"),
+    ("/v1/completions", {"prompt": "Hi"}, "max_completion_tokens", 5, "max_tokens"),
+    ("/v1/completions", {"prompt": "Hi"}, "stop_sequences", ["."], "stop"),
     ("/v1/messages", {"messages": HI}, "response_format", FORMAT, "output_config.format"),
     ("/v1/messages", {"messages": HI}, "stop", ["."], "stop_sequences"),
+    ("/v1/messages", {"messages": HI}, "max_completion_tokens", 5, "max_tokens"),
+    ("/v1/messages", {"messages": HI}, "max_output_tokens", 5, "max_tokens"),
 )
 
 
@@ -42,6 +47,15 @@ async def test_a_field_of_another_api_is_refused_with_its_name_here(
 
     assert status == 400
     assert answer["error"]["message"].endswith(message)
+
+
+async def test_the_other_name_of_a_required_field_is_told():
+    body = {"messages": HI, "max_tokens": None, "max_completion_tokens": 5}
+
+    status, answer = await sent("/v1/messages", body)
+
+    assert status == 400
+    assert "In this API it is 'max_tokens'" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(("url", "body", "name"), [case[:3] for case in CASES])

@@ -40,6 +40,11 @@ class Parameters(Struct, frozen=True, kw_only=True):
     python_booleans: bool = False
     """True and False instead of true and false."""
 
+    @property
+    def has_ends(self) -> bool:
+        """True if a text shows where the value of a string ends, whatever follows it."""
+        return self.strings_are_json or bool(self.string.tail)
+
     def write(self, key: str, value: Any) -> str:
         """Write one argument."""
         is_text = isinstance(value, str)

@@ -365,6 +365,8 @@ class MessagesRequest(PromptFields, kw_only=True):
 
 
 OTHER_NAMES = {
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
     "response_format": "output_config.format",
     "text": "output_config.format",
     "stop": "stop_sequences",

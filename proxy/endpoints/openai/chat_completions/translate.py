@@ -139,7 +139,7 @@ def refuse_impossible(body: ChatCompletionRequest) -> None:
 
 def check_combinations(body: ChatCompletionRequest) -> None:
     check_stream_options(body)
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise InvalidRequestError(
             "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
         )

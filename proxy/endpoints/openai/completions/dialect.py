@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from proxy.endpoints.generate import Call, generating_route
 from proxy.endpoints.openai.completions.request import (
+    OTHER_NAMES,
     CompletionRequest,
     to_generation_requests,
     to_param,
@@ -31,7 +32,7 @@ class CompletionsDialect:
     operation: ModelOperation = "text_completion"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[CompletionRequest]:
-        body = request.decode(raw, CompletionRequest)
+        body = request.decode(raw, CompletionRequest, OTHER_NAMES)
         return Call(
             body=body,
             requests=to_generation_requests(body),

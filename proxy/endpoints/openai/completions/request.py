@@ -36,6 +36,15 @@ class CompletionRequest(GenerationFields, kw_only=True):
     best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
 
 
+OTHER_NAMES = {
+    "messages": "prompt",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "stop_sequences": "stop",
+}
+"""Fields of the APIs of chats that completions have under other names."""
+
+
 def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
     """Translate the body to a request for each prompt; the model keeps its public name.
 

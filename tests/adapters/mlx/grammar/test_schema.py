@@ -174,7 +174,7 @@ for _ in range(20):
         ({"type": "string", "pattern": "(?=a)b"}, ".pattern", "look-ahead"),
         ({"type": "what"}, ".type", '"what"'),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ".oneOf", "'oneOf'"),
-        ({"$ref": "#/$defs/gone"}, ".$ref", "#/$defs/gone"),
+        ({"$ref": "#/$defs/gone"}, ".$ref", "The $ref '#/$defs/gone' has no target in the schema."),
         ({"$ref": "https://example.com/s.json"}, ".$ref", "https://example.com/s.json"),
         ({"x-guidance": {"lenient": True}, "not": {}}, ".x-guidance", "'x-guidance'"),
         (

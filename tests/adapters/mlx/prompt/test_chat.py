@@ -9,6 +9,7 @@ from fakes.scripted_model import WEATHER, chat
 from fakes.tiny_model import END, TOOL_TEMPLATE, write_tiny_model
 from msgspec.structs import replace as replaced
 
+from adapters.chat_template.template import JinjaTemplates
 from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.jobs import finish
@@ -181,12 +182,21 @@ def test_final_channel_is_open_when_effort_is_none(
     assert not shaped.is_answering
 
 
-def test_effort_none_is_rejected_with_tools_and_channels(
+def test_channels_stay_open_for_calls_when_effort_is_none(
     loaded: dict[str, LoadedModel],
 ) -> None:
-    with pytest.raises(UnsupportedParameterError) as caught:
-        render(in_channels(loaded["plain"]), chat(reasoning_effort="none", tools=(WEATHER,)))
-    assert caught.value.param == "reasoning_effort"
+    prompt = render(in_channels(loaded["plain"]), chat(reasoning_effort="none", tools=(WEATHER,)))
+    assert (prompt.thinking, prompt.is_answering) == ("may", False)
+
+
+def test_model_that_can_think_is_told_to_whatever_its_vocabulary_has(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    template = JinjaTemplates({"default": "{{ messages[0].content }}|{{ enable_thinking }}"}, {})
+    model = replace(loaded["plain"], template=template)
+    assert not model.tokenizer.has_thinking
+    assert rendered(model) == "Hi|False"
+    assert rendered(in_channels(model)) == "Hi|True"
 
 
 START = (

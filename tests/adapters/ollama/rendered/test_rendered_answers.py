@@ -26,6 +26,8 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.ollama.backend import OllamaBackend
+from adapters.ollama.rendered.plan import to_plan
+from adapters.ollama.rendered.thought_style import ThoughtStyle
 from adapters.request import (
     Feature,
     GenerationRequest,
@@ -398,6 +400,39 @@ async def test_final_message_is_continued(standin: StandIn, backend: OllamaBacke
     assert "format" not in sent
 
 
+async def test_text_that_an_answer_continues_is_counted(standin: StandIn, backend: OllamaBackend):
+    shows(standin, "thinking")
+    loaded = {"name": "m:latest", "model": "m:latest", "digest": "d", "context_length": 4096}
+    standin.says("/api/ps", says_lines({"models": [loaded]}))
+    await backend.list_models()
+    counts: list[int] = []
+    for text in ("It is", "It is" + " so" * 90):
+        begun = Message(role="assistant", content=(TextPart(text),))
+        request = chat(prompt=(USER, begun), continue_final_message=True)
+        counts.append((await backend.count_tokens(request)).tokens)
+    assert counts[1] - counts[0] >= 60
+
+
+@pytest.mark.parametrize(
+    ("is_thinking", "is_continued", "after"),
+    [(True, False, "<think>"), (False, False, "<lead>"), (False, True, "<lead>It is")],
+)
+def test_plan_knows_the_text_between_prompt_and_answer(
+    is_thinking: bool, is_continued: bool, after: str
+):
+    style = ThoughtStyle(lead="<lead>", opening="<think>", close="</think>")
+    begun = Message(role="assistant", content=(TextPart("It is"),))
+    request = chat(
+        prompt=(USER, begun) if is_continued else (USER,),
+        continue_final_message=is_continued,
+        reasoning_effort=None if is_thinking or is_continued else "none",
+        response_format=None if is_continued else STRICT,
+    )
+    conversation, text = to_plan(request).beginning(style, thinks=True)
+    assert text == after
+    assert (conversation.think is False) == (not is_thinking)
+
+
 async def test_ollama_that_does_not_render_keeps_the_earlier_way(
     standin: StandIn, backend: OllamaBackend, caplog: pytest.LogCaptureFixture
 ):
@@ -547,6 +582,32 @@ async def test_thought_that_may_be_there_is_kept(
     events = await events_of(backend, chat(**fields))
     assert text_of(events) == "Yes"
     assert [event.text for event in events if isinstance(event, ReasoningDelta)] == ["Hm"]
+    started = events[0]
+    assert isinstance(started, Started)
+    is_excluded = fields.get("reasoning_effort") == "none"
+    assert started.ignored == (("reasoning_effort",) if is_excluded else ())
+    assert end_of(events).usage.reasoning_tokens == 1
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_thought_that_a_parser_takes_for_text_is_generated_first(
+    standin: StandIn, backend: OllamaBackend, reads: bool
+):
+    """llama-server finds the end of a thought in some templates only."""
+    shows(standin, "thinking")
+    key = "thinking" if reads else "content"
+    standin.says(
+        "/api/chat", says_lines({"message": {key: "Hm"}, "done": True, "done_reason": "stop"})
+    )
+    says_raw(standin, ("Hm.", {}), ("Yes", {}))
+    events = await events_of(backend, chat(reasoning_effort="low"))
+    assert reasoning_of(events) == ("Hm" if reads else "Hm.")
+    assert text_of(events) == ("" if reads else "Yes")
+    bodies = standin.bodies("/api/generate")
+    assert [body["prompt"] for body in bodies] == [
+        "<user>Hi<assistant><think>\n",
+        "<user>Hi<assistant><think>\nHm.\n</think>\n\n",
+    ][: 0 if reads else 2]
 
 
 async def test_excluded_thought_is_kept_where_ollama_does_not_render(

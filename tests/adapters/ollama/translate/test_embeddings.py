@@ -60,6 +60,7 @@ async def test_more_dimensions_than_there_are_are_refused(standin: StandIn, back
     with pytest.raises(InvalidRequestError) as caught:
         await backend.embed(EmbeddingRequest(model="m", inputs=("hello",), dimensions=3))
     assert caught.value.param == "dimensions"
+    assert caught.value.message == "The vectors of this model have 2 dimensions, not 3."
 
 
 async def test_many_inputs_go_out_in_several_calls_and_keep_their_order(

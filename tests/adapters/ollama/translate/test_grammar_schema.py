@@ -14,6 +14,7 @@ QUESTION = Message(role="user", content=(TextPart("?"),))
 ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
 CLOSED = {"properties": {}, "additionalProperties": False}
 UNIQUE: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+UNNAMED: dict[str, Any] = {"type": "object", "properties": {"": {"type": "boolean"}}}
 
 
 def inside(schema: dict[str, Any]) -> dict[str, Any]:
@@ -262,6 +263,7 @@ def test_odd_values_are_rewritten(schema: dict[str, Any], expected: dict[str, An
             {"definitions": {"a/b": {"type": "null"}}, "$ref": "#/definitions/a~1b"},
             {"$ref": "#/$defs/d0", "$defs": {"d0": {"type": "null"}}},
         ),
+        (UNNAMED, {"$ref": "#/$defs/d0", "$defs": {"d0": UNNAMED}}),
     ],
 )
 def test_schema_is_written_in_terms_that_ollama_reads(schema: Any, expected: dict[str, Any]):

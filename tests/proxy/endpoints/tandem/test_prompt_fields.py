@@ -33,6 +33,7 @@ IN_PROMPTS: dict[str, Any] = {
     "presence_penalty": 0.5,
     "repetition_penalty": 1.1,
     "repeat_penalty": 1.1,
+    "num_predict": 5,
     "repeat_last_n": 64,
     "logit_bias": {"1": 1},
     "stop": "x",
