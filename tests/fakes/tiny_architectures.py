@@ -179,7 +179,7 @@ OWN: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
         "attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8, "rope_theta": 10000.0},
     },
-    "deepseek_v2": {"rope_scaling": _YARN, "topk_method": "greedy", "norm_topk_prob": False},
+    "deepseek_v2": {"rope_scaling": _YARN, "topk_method": "greedy"},
     "deepseek_v41": {
         "o_groups": 2, "o_lora_rank": 24, "hc_mult": 2, "compress_ratios": [4, 4],
         "kv_source_layer_ids": [0], "index_source_layer_ids": [0], "rms_norm_eps": 1e-6,
@@ -200,7 +200,6 @@ OWN: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 2, "global_head_dim": 32, "vocab_size_per_layer_input": VOCABULARY,
         "hidden_size_per_layer_input": 16, "sliding_window_pattern": 2, **_FOUR,
     },
-    "glm": {"partial_rotary_factor": 1.0},
     "glm_moe_dsa": {"rope_parameters": _ROPE},
     "gpt_neox": {"rotary_emb_base": 10000, "rotary_pct": 0.5},
     "gptj": {"rotary_dim": 8},
@@ -213,7 +212,7 @@ OWN: dict[str, dict[str, Any]] = {
         "attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_offset": 1,
         "expert_layer_period": 2, **_NO_TYPES,
     },
-    "kimi_linear": {**_DELTA, "hidden_act": "silu"},
+    "kimi_linear": _DELTA,
     "kimi_k3": _DELTA,
     "lfm2": {
         "block_dim": WIDTH, "block_multiple_of": 8, "block_ffn_dim_multiplier": 1.0,
@@ -247,7 +246,6 @@ OWN: dict[str, dict[str, Any]] = {
     "ministral3": {"rope_parameters": _YARN},
     "mistral4": {"rope_parameters": _YARN},
     "muse_glimmer": _BY_LAYER,
-    "nanochat": {"rms_norm_eps": 1e-6},
     "nemotron": {"hidden_act": "relu2"},
     "nemotron-nas": {
         "block_configs": [
@@ -274,7 +272,6 @@ OWN: dict[str, dict[str, Any]] = {
     "plamo2": {"hidden_size_per_head": HEAD, "attention_window_size": WINDOW, "mamba_step": 2},
     "plamo3": {"window_size": WINDOW, "sliding_window_pattern": 2},
     "qwen": {"kv_channels": HEAD, "num_key_value_heads": HEADS},
-    "qwen2_moe": {"norm_topk_prob": False},
     "qwen3_5_text": _DELTA_NET,
     "qwen3_next": _DELTA_NET,
     "recurrent_gemma": {
@@ -306,7 +303,7 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "attention_chunk_size": WINDOW, "interleave_moe_layer_step": 2,
             "num_hidden_layers": 4, "num_experts_per_tok": 1,
-            "no_rope_layers": [1, 1, 1, 0], **_NO_TYPES,
+            "no_rope_layers": [1, 0, 1, 0], **_NO_TYPES,
         },
     ),
     "minimax_m3_vl": (

@@ -4,6 +4,7 @@
 import gc
 import logging
 import re
+import sys
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,9 +25,8 @@ from adapters.mlx.jobs import Pieces, beside
 from adapters.mlx.models.catalog import context_length, read_config
 from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
-from adapters.mlx.models.repairs import repair_rope
 from adapters.mlx.models.rope_settings import classes_of
-from adapters.mlx.models.transformers_settings import unread_window, with_output
+from adapters.mlx.models.transformers_settings import unread, unread_window, with_output
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
@@ -208,16 +208,20 @@ def _load(
         learned=texts.learned,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
-        notes=_window_note(config, model),
+        notes=_notes_of(config, model),
     )
     return (yield from _with_vision(loaded, path)) if sees else loaded
 
 
-def _window_note(config: dict[str, Any], model: Any) -> tuple[str, ...]:
+def _notes_of(config: dict[str, Any], model: Any) -> tuple[str, ...]:
+    """Return what the model's code leaves out of its `config.json`."""
+    module = sys.modules[type(model).__module__]
+    notes = unread(config, module) if module.__name__.startswith("mlx_lm.models.") else ()
     window = unread_window(config, model)
     if window is None:
-        return ()
-    return (f"Past {window} tokens its text is another one: mlx-lm has no sliding window for it.",)
+        return notes
+    past = f"Past {window} tokens its text is another one: mlx-lm has no sliding window for it."
+    return (*notes, past)
 
 
 def _with_vision(loaded: LoadedModel, path: Path) -> Pieces[LoadedModel]:
@@ -290,7 +294,6 @@ def _open(
             model_config=with_output(path, read_config(path) or {}),
             get_model_classes=classes_of,
         )
-        repair_rope(model, config)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from mlx_lm import utils as mlx_lm_utils
 
-from adapters.mlx.models.repairs import repaired
-from adapters.mlx.models.transformers_settings import as_transformers_reads
+from adapters.mlx.models.transformers_settings import add_as_transformers_reads
 
 _READ_FROM = {
     "rope_theta": "rope_theta",
@@ -38,14 +37,14 @@ def classes_of(config: dict[str, Any]) -> tuple[Any, Any]:
     """Return mlx-lm's classes for `config`, to which the older names of its settings are added.
 
     Raises:
-        ValueError: mlx-lm has no such model, or a model that leaves out a setting that counts.
+        ValueError: mlx-lm has no such model, or no name for a setting that counts.
     """
     model, arguments = mlx_lm_utils._get_classes(config)
     outer = sys.modules[arguments.__module__]
     read, read_of_texts = names_read(outer), _names_of_texts(config.get("text_config"), outer)
-    with as_transformers_reads(config, read, read_of_texts, outer):
-        add_older_names(config, read, read_of_texts)
-    return repaired(model, outer), arguments
+    add_as_transformers_reads(config, read, read_of_texts, outer)
+    add_older_names(config, read, read_of_texts)
+    return model, arguments
 
 
 def add_older_names(config: dict[str, Any], read: Names, read_of_texts: Names) -> None:

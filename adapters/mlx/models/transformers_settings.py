@@ -3,7 +3,7 @@
 transformers gives some settings other names than mlx-lm (`num_local_experts` for `num_experts`),
 leaves out others, and has defaults of its own. Its class of the model's type knows them all, and
 needs no torch. A setting that the code of mlx-lm does not read at all has transformers' default in
-it; where the model has another value, its text would be another one without a word.
+it; where the model has another value, its card says so.
 """
 
 # pyright: basic
@@ -12,8 +12,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -55,8 +54,6 @@ _COUNT = (
     "use_bidirectional_attention",
 )
 """Settings that change what a model computes, and no shape of its weights."""
-_REPAIRED = ("glm",)
-"""Types with a rotation that `repairs.py` corrects."""
 _ROPE_NAMES = {
     "rope_theta": ("rope_theta", "rotary_emb_base", "rope_global_base_freq"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct", "rotary_dim"),
@@ -81,33 +78,40 @@ _PATTERNS = ("sliding_window_pattern", "full_attention_interval")
 """Names of mlx-lm's models for the distance between two layers of full attention."""
 
 
-@contextmanager
-def as_transformers_reads(
+def add_as_transformers_reads(
     config: dict[str, Any],
     read: Mapping[str, bool],
     read_of_texts: Mapping[str, bool],
     module: ModuleType,
-) -> Generator[None]:
-    """Add transformers' defaults to `config` and its `text_config`; refuse, after the block, what
-    the code of `module` leaves out.
+) -> None:
+    """Add transformers' defaults to `config` and its `text_config`, for the code of `module`.
 
     Raises:
-        ValueError: names the setting.
+        ValueError: its kinds of layers have no form that the code reads.
     """
     config |= {name: _decoded(value) for name, value in config.items()}
     known = _own_config(config)
-    inner = known.get_text_config() if known is not None else None
-    if known is not None:
-        saved = "transformers_version" in config
-        _add_defaults(config, known, read, module, written_there=saved)
-        if isinstance(texts := config.get("text_config"), dict) and _is_config(inner):
-            config["text_config"] = texts = dict(texts)
-            _add_defaults(texts, inner, read_of_texts, module, written_there=saved)
-    yield
-    if known is not None:
-        _refuse_unread(config, known, module)
-        if isinstance(texts := config.get("text_config"), dict) and _is_config(inner):
-            _refuse_unread(texts, inner, module)
+    if known is None:
+        return
+    saved = "transformers_version" in config
+    _add_defaults(config, known, read, module, written_there=saved)
+    inner = known.get_text_config()
+    if isinstance(texts := config.get("text_config"), dict) and _is_config(inner):
+        config["text_config"] = texts = dict(texts)
+        _add_defaults(texts, inner, read_of_texts, module, written_there=saved)
+
+
+def unread(config: Mapping[str, Any], module: ModuleType) -> tuple[str, ...]:
+    """Return a sentence for each setting of a `config.json` that counts and that the code of
+    `module` leaves out."""
+    known = _own_config(config)
+    if known is None:
+        return ()
+    inner, texts = known.get_text_config(), config.get("text_config")
+    found = [*_unread(config, known, module)]
+    if isinstance(texts, dict) and _is_config(inner):
+        found += _unread(texts, inner, module)
+    return tuple(dict.fromkeys(found))
 
 
 def _is_config(texts: Any) -> TypeGuard[PreTrainedConfig]:
@@ -216,47 +220,41 @@ def with_output(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _refuse_unread(config: Mapping[str, Any], known: PreTrainedConfig, module: ModuleType) -> None:
-    """Refuse a model of which the code leaves out a setting that counts.
-
-    Raises:
-        ValueError: names the setting, its value, and what the code has in its place.
-    """
+def _unread(
+    config: Mapping[str, Any], known: PreTrainedConfig, module: ModuleType
+) -> Iterator[str]:
     layers = getattr(known, "num_hidden_layers", None)
     default = type(known)(**({"num_hidden_layers": layers} if layers else {}))
     used = names_used(module)
     used |= _EPSILONS if used & _EPSILONS else frozenset()
     for name in _COUNT:
-        value, usual = config.get(name), getattr(default, name, None)
-        if value is not None and hasattr(default, name) and name not in used:
-            _refuse_other(name, value, usual)
+        if config.get(name) is not None and hasattr(default, name) and name not in used:
+            # As transformers reads it: an empty list may stand for the default.
+            yield from _other(name, getattr(known, name, None), getattr(default, name))
     used = names_used(module, by_layers=True)
     if "rope_parameters" not in used:
-        _refuse_rope(config, default, used)
+        yield from _unread_rope(config, default, used)
 
 
-def _refuse_rope(
+def _unread_rope(
     config: Mapping[str, Any], default: PreTrainedConfig, used: frozenset[str]
-) -> None:
+) -> Iterator[str]:
     usual = getattr(default, "rope_parameters", None)
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     if not isinstance(usual, dict) or any(isinstance(own, dict) for own in rope.values()):
         return
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if "rope_scaling" not in used and kind not in ("default", "mrope"):
-        raise ValueError(f"rope_scaling of type {kind!r} is not read by the model's code")
+        yield f"Its rope_scaling of type {kind!r} has no effect in mlx-lm's code."
     for name, names in _ROPE_NAMES.items():
         own = config.get(name, rope.get(name))
-        counts = name in usual and default.model_type not in _REPAIRED
-        if own is not None and counts and used.isdisjoint(names):
-            _refuse_other(name, own, usual[name])
+        if own is not None and name in usual and used.isdisjoint(names):
+            yield from _other(name, own, usual[name])
 
 
-def _refuse_other(name: str, value: Any, usual: Any) -> None:
+def _other(name: str, value: Any, usual: Any) -> Iterator[str]:
     if _KINDS.get(str(value), value) != _KINDS.get(str(usual), usual):
-        raise ValueError(
-            f"its {name} {value!r} is not read by the model's code, which has {usual!r}"
-        )
+        yield f"Its {name} {value!r} has no effect: mlx-lm's code has {usual!r}."
 
 
 def unread_window(config: Mapping[str, Any], model: Any) -> int | None:

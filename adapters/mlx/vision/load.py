@@ -25,7 +25,7 @@ from adapters.chat_template.template import ChatTemplate, answer_probe
 from adapters.errors import GenerationError
 from adapters.mlx.jobs import Pieces
 from adapters.mlx.models.rope_settings import add_older_names, names_read
-from adapters.mlx.models.transformers_settings import as_transformers_reads, with_output
+from adapters.mlx.models.transformers_settings import add_as_transformers_reads, with_output
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.vision.encoder import LayerTape
 from adapters.mlx.vision.model import SeeingModel
@@ -59,14 +59,14 @@ def _readable(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return `config` with the settings of transformers 5 by the names that mlx-vlm reads.
 
     Raises:
-        ValueError: names a setting that its code leaves out.
+        ValueError: its code has no name for a setting that counts.
     """
     module, _ = get_model_and_args(config)
     read = names_read(module)
     if "tie_word_embeddings" in read:
         config |= with_output(path, config)
-    with as_transformers_reads(config, read, read, module):
-        add_older_names(config, read, read)
+    add_as_transformers_reads(config, read, read, module)
+    add_older_names(config, read, read)
     return config
 
 

@@ -1,7 +1,8 @@
-"""A `config.json` means to mlx-lm's code what it means to transformers, or the model is refused."""
+"""A `config.json` means to mlx-lm's code what it means to transformers, or the card says so."""
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import pytest
 from fakes.engine_client import EngineClient
 from fakes.tiny_architectures import write_tiny_architecture
 from fakes.tiny_model import config_for, write_tiny_model
-from mlx_lm.models import jamba
+from mlx_lm.utils import _get_classes
 
 from adapters.mlx.engine.engine import Engine
-from adapters.mlx.models.repairs import repaired
 from adapters.mlx.models.rope_settings import classes_of
-from adapters.mlx.models.transformers_settings import with_output
+from adapters.mlx.models.transformers_settings import unread, with_output
 
 SIZES = {
     "hidden_size": 64,
@@ -46,6 +46,12 @@ def arguments(kind: str, **settings: Any) -> Any:
     return arguments.from_dict(config)
 
 
+def notes_of(kind: str, **settings: Any) -> tuple[str, ...]:
+    config = {"model_type": kind, **SIZES, **settings}
+    _, arguments = _get_classes(config)
+    return unread(config, sys.modules[arguments.__module__])
+
+
 def test_settings_with_another_name_are_read():
     read = arguments("qwen3_moe", **MOE)
     assert (read.num_experts, read.head_dim) == (4, 16)
@@ -54,6 +60,11 @@ def test_settings_with_another_name_are_read():
 def test_kinds_of_layers_become_the_pattern_that_the_code_reads():
     assert arguments("gemma3_text", layer_types=[SLIDING, FULL] * 2).sliding_window_pattern == 2
     assert arguments("cohere2", layer_types=[FULL] * 4).sliding_window_pattern == 1
+
+
+def test_kinds_of_layers_without_a_period_are_refused_where_the_code_reads_a_pattern():
+    with pytest.raises(ValueError, match="layer_types have no period"):
+        arguments("gemma3_text", layer_types=[FULL, SLIDING, SLIDING, FULL])
 
 
 def test_words_that_transformers_has_replaced_are_those_of_the_code():
@@ -93,7 +104,6 @@ def test_settings_of_single_layers_are_those_of_full_attention():
     [
         ("llama", {"hidden_act": "relu"}, "hidden_act 'relu'"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0"),
-        ("gemma3_text", {"layer_types": [FULL, SLIDING, SLIDING, FULL]}, "layer_types"),
         ("qwen2_moe", {"norm_topk_prob": True}, "norm_topk_prob True"),
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0"),
         ("starcoder2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type 'linear'"),
@@ -102,11 +112,9 @@ def test_settings_of_single_layers_are_those_of_full_attention():
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave False"),
     ],
 )
-def test_setting_that_the_code_leaves_out_is_refused(
-    kind: str, settings: dict[str, Any], named: str
-):
-    with pytest.raises(ValueError, match=named):
-        arguments(kind, **settings)
+def test_setting_that_the_code_leaves_out_is_told(kind: str, settings: dict[str, Any], named: str):
+    (note,) = notes_of(kind, **settings)
+    assert named in note
 
 
 @pytest.mark.parametrize(
@@ -118,11 +126,20 @@ def test_setting_that_the_code_leaves_out_is_refused(
         ("starcoder2", {"rope_scaling": None}),
         ("qwen2_moe", {"norm_topk_prob": False}),
         ("llama", {"hidden_act": "relu", "auto_map": {}}),  # Code of its authors.
+        ("llama4_text", {"no_rope_layers": []}),
     ],
 )
-def test_setting_that_the_code_has_by_itself_is_taken(kind: str, settings: dict[str, Any]):
-    config = {"model_type": kind, **SIZES, **settings}
-    classes_of(config)
+def test_nothing_is_told_of_what_the_code_has_by_itself(kind: str, settings: dict[str, Any]):
+    assert notes_of(kind, **settings) == ()
+
+
+async def test_card_says_what_the_code_leaves_out(tmp_path: Path):
+    folder = write_tiny_architecture(tmp_path / "m", "llama")
+    rewrite_config(folder, hidden_act="relu")
+    client = EngineClient(Engine(config_for(tmp_path)))
+    loaded = await client.load(folder)
+    await asyncio.to_thread(client.engine.close)
+    assert "Its hidden_act 'relu' has no effect: mlx-lm's code has 'silu'." in loaded.notes
 
 
 async def logits_of(*folders: Path) -> dict[str, mx.array]:
@@ -152,23 +169,3 @@ def test_words_of_the_config_about_the_output_matrix_stay(tmp_path: Path):
     assert with_output(folder, own) == {}
     texts = with_output(folder, {"tie_word_embeddings": True, "text_config": own})["text_config"]
     assert texts["tie_word_embeddings"]
-
-
-async def test_part_of_a_head_is_turned_in_glm_4(tmp_path: Path):
-    folders = [write_tiny_architecture(tmp_path / n, "glm") for n in ("whole", "half", "unsaid")]
-    for folder, part in zip(folders, (1.0, 0.5, ...), strict=True):
-        rewrite_config(folder, partial_rotary_factor=part)
-    found = await logits_of(*folders)
-    assert mx.array_equal(found["unsaid"], found["half"])
-    assert not mx.allclose(found["whole"], found["half"])
-
-
-def test_experts_of_jamba_have_their_weight_among_all():
-    repaired(jamba.Model, jamba)
-    read = arguments("jamba", num_experts=4, num_experts_per_tok=1)
-    block: Any = jamba.JambaSparseMoeBlock(read)
-    x = mx.random.normal((1, 3, 64))
-    gates = mx.softmax(block.router(x), axis=-1)
-    chosen = mx.argmax(gates, axis=-1, keepdims=True)
-    expected = block.switch_mlp(x, chosen)[..., 0, :] * mx.max(gates, axis=-1, keepdims=True)
-    assert mx.allclose(block(x), expected, atol=1e-5)
