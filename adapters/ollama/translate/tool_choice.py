@@ -17,6 +17,7 @@ from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallS
 from adapters.ollama.translate.grammar_pattern import UnreadablePatternError, to_grammar_pattern
 from adapters.ollama.translate.grammar_schema import SchemaRewriter
 from adapters.request import GenerationRequest, Lark, Message, NamedTool, Regex, TextPart, Tool
+from adapters.tool_description import describe_tools
 from adapters.tool_parameters import why_no_call_fits
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
@@ -110,18 +111,18 @@ def in_words(
 ) -> tuple[Message, ...]:
     """Return a chat for a model with a template that shows no tools, calls or results.
 
-    The tools are described in the last user message: a system message would replace that of the
-    Modelfile.
+    The tools are described in the first message of the user: a system message would replace that of
+    the Modelfile.
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     chat = [_in_words(message, names) for message in messages]
     if not tools:
         return tuple(chat)
-    instruction = TextPart(_instruction(tools, forced))
-    last = max((at for at, message in enumerate(chat) if message.role == "user"), default=None)
-    if last is None:
-        return (*chat, Message(role="user", content=(instruction,)))
-    chat[last] = msgspec.structs.replace(chat[last], content=(*chat[last].content, instruction))
+    words = TextPart(describe_tools(tools, _write_call, forced=forced))
+    first = next((at for at, message in enumerate(chat) if message.role == "user"), None)
+    if first is None:
+        return (*chat, Message(role="user", content=(words,)))
+    chat[first] = msgspec.structs.replace(chat[first], content=(words, *chat[first].content))
     return tuple(chat)
 
 
@@ -131,20 +132,13 @@ def _in_words(message: Message, names: Mapping[str, str]) -> Message:
         text = f"{f'The function {name}' if name else 'A function'} gave: {message.text}"
         return Message(role="user", content=(TextPart(text),))
     calls = tuple(
-        TextPart(f'{{"name": "{call.name}", "parameters": {call.arguments or "{}"}}}')
-        for call in message.tool_calls
+        TextPart(_write_call(call.name, call.arguments or "{}")) for call in message.tool_calls
     )
     return msgspec.structs.replace(message, content=(*message.content, *calls), tool_calls=())
 
 
-def _instruction(tools: tuple[Tool, ...], forced: bool) -> str:
-    functions = [
-        {"name": t.name, "description": t.description, "parameters": t.parameters} for t in tools
-    ]
-    schemas = "\n".join(msgspec.json.encode(function).decode() for function in functions)
-    call = '{"name": its name, "parameters": its parameters}.'
-    how = "Call one of them. Answer only with" if forced else "To call one, answer only with"
-    return f"Functions that can be called:\n{schemas}\n{how} {call}"
+def _write_call(name: str, parameters: str) -> str:
+    return f'{{"name": "{name}", "parameters": {parameters}}}'
 
 
 _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')

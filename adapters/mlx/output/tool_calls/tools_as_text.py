@@ -1,11 +1,10 @@
 """Tools as plain text, for models without tools in their chat template."""
 
-import json
-
 from msgspec.structs import replace
 
 from adapters.mlx.output.tool_calls.syntax import PLAIN_JSON, ToolSyntax
 from adapters.request import Message, TextPart, Tool, ToolCall
+from adapters.tool_description import describe_tools
 
 
 def with_tools_as_text(
@@ -15,33 +14,23 @@ def with_tools_as_text(
     *,
     forced: bool,
 ) -> tuple[Message, ...]:
-    """Add a description of `tools`, and of how to call them, to the first message.
+    """Add a description of `tools`, and of how to call them, to the first message of the user.
 
-    It is the first message so that later turns share a prefix. `syntax`: the notation of calls that
-    the template writes, if it writes any; else they are JSON objects (`PLAIN_JSON`).
+    It is the first so that later turns share a prefix. `syntax`: the notation of calls that the
+    template writes, if it writes any; else they are JSON objects (`PLAIN_JSON`).
     """
-    instruction = TextPart(_instruction(tools, syntax or PLAIN_JSON, forced=forced))
-    first = next((at for at, m in enumerate(messages) if m.role in ("system", "user")), None)
+    own = None if syntax is PLAIN_JSON or syntax is None or not syntax.json else syntax
+
+    def write(name: str, arguments: str) -> str:
+        if own is None:
+            return f'{{"name": "{name}", "arguments": {arguments}}}'
+        return own.write((ToolCall("", name, arguments),))
+
+    words = TextPart(describe_tools(tools, write, forced=forced, is_json=own is None))
+    first = next((at for at, m in enumerate(messages) if m.role == "user"), None)
     if first is None:
-        return (Message(role="user", content=(instruction,)), *messages)
+        begin = next((at for at, m in enumerate(messages) if m.role != "system"), len(messages))
+        return (*messages[:begin], Message(role="user", content=(words,)), *messages[begin:])
     told = list(messages)
-    told[first] = replace(messages[first], content=(instruction, *messages[first].content))
+    told[first] = replace(messages[first], content=(words, *messages[first].content))
     return tuple(told)
-
-
-def _instruction(tools: tuple[Tool, ...], syntax: ToolSyntax, *, forced: bool) -> str:
-    functions = "\n".join(
-        json.dumps(
-            {"name": t.name, "description": t.description, "parameters": t.parameters},
-            ensure_ascii=False,
-        )
-        for t in tools
-    )
-    when = "Call one now" if forced else "To call one"
-    return f"You can call these functions:\n{functions}\n{when}: answer only with {_form(syntax)}."
-
-
-def _form(syntax: ToolSyntax) -> str:
-    if syntax is PLAIN_JSON or not syntax.json:
-        return '{"name": its name, "arguments": its arguments}'
-    return syntax.write((ToolCall("", "NAME", "ARGUMENTS"),))

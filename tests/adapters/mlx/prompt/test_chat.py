@@ -84,12 +84,12 @@ def test_tools_are_plain_text_when_the_template_has_none(
     loaded: dict[str, LoadedModel],
 ) -> None:
     text = rendered(loaded["plain"], tools=(WEATHER,))
-    assert text.startswith("<|im_start|>user\nYou can call these functions:\n")
+    assert text.startswith("<|im_start|>user\nThese functions can be called:\n")
     assert '"name": "weather"' in text
-    assert "To call one:" in text
+    assert "If one of them helps, answer with nothing but a JSON object like this one:\n" in text
     assert text.endswith("Hi<|im_end|>\n<|im_start|>assistant\n")
     forced = rendered(loaded["plain"], tools=(WEATHER,), tool_choice="required")
-    assert "Call one now:" in forced
+    assert "Answer now with nothing but a JSON object" in forced
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_tools_have_their_own_message_without_a_user_message(
     greeting = (Message(role="assistant", content=(TextPart("Hello."),)),)
     request = GenerationRequest(model="plain", prompt=greeting, tools=(WEATHER,))
     text = text_of(loaded["plain"], render(loaded["plain"], request))
-    assert text.startswith("<|im_start|>user\nYou can call")
+    assert text.startswith("<|im_start|>user\nThese functions can be called")
     assert text.endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
 
 

@@ -681,7 +681,7 @@ async def test_tools_that_a_template_leaves_out_are_told_in_words(
     assert events[0].template == ("tools-as-text",)
     (sent,) = standin.bodies("/api/chat")
     assert "tools" not in sent
-    assert '{"name":"count","description":"Counts."' in sent["messages"][0]["content"]
+    assert '{"name": "count", "description": "Counts."' in sent["messages"][0]["content"]
     (model,) = await backend.list_models()
     assert model.template[-1] == "tools-as-text"
 
@@ -732,7 +732,7 @@ async def test_call_in_words_is_generated_anew_under_its_schema(
     assert json.loads(arguments) == {"n": 3}
     assert end_of(events).reason == "tool_calls"
     assert "tools" not in standin.bodies("/api/chat")[0]
-    assert "Functions that can be called" in standin.bodies("/api/generate")[0]["prompt"]
+    assert "These functions can be called" in standin.bodies("/api/generate")[0]["prompt"]
 
 
 async def test_other_text_of_a_model_without_tools_is_an_answer(

@@ -207,7 +207,7 @@ async def test_forced_call_tells_the_tools_in_words_where_the_template_shows_non
     await events_of(backend, chat(tools=(TOOL,), tool_choice="required"))
     sent = standin.bodies("/api/chat")[-1]
     assert ("tools" in sent) == (capability == "tools")
-    assert ("Functions that can be called" in sent["messages"][0]["content"]) != ("tools" in sent)
+    assert ("These functions can be called" in sent["messages"][0]["content"]) != ("tools" in sent)
 
 
 async def test_free_call_of_a_strict_tool_is_written_after_its_check(
@@ -283,7 +283,7 @@ async def test_tools_with_a_format_are_described_where_the_template_shows_none(
     await events_of(backend, chat(**EITHER))
     sent = standin.bodies("/api/chat")[-1]
     assert "tools" not in sent
-    assert "To call one, answer only with" in sent["messages"][0]["content"]
+    assert "If one of them helps, answer with nothing but" in sent["messages"][0]["content"]
 
 
 FORCED: dict[str, Any] = {"tools": (TOOL,), "tool_choice": "required"}

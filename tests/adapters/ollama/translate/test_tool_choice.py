@@ -132,11 +132,12 @@ def test_tools_are_described_in_a_message_when_the_template_shows_none():
     assert body["messages"] == [
         {
             "role": "user",
-            "content": "Weather in Paris?\n"
-            "Functions that can be called:\n"
-            '{"name":"get_weather","description":"Tells it","parameters":{"type":"object",'
-            '"properties":{"city":{"type":"string"}},"required":["city"]}}\n'
-            'Call one of them. Answer only with {"name": its name, "parameters": its parameters}.',
+            "content": "These functions can be called:\n"
+            '{"name": "get_weather", "description": "Tells it", "parameters": {"type": "object", '
+            '"properties": {"city": {"type": "string"}}, "required": ["city"]}}\n'
+            "Answer now with nothing but a JSON object like this one:\n"
+            '{"name": "get_weather", "parameters": {"city": "..."}}\n'
+            "Weather in Paris?",
         }
     ]
 
@@ -150,13 +151,13 @@ def test_calls_and_results_are_described_when_the_template_shows_none():
         "content": '{"name": "clock", "parameters": {"zone": 1}}',
     }
     assert said[2]["role"] == "user"
-    assert said[2]["content"].startswith("The function clock gave: 12:00\nFunctions that can be")
+    assert said[2]["content"] == "The function clock gave: 12:00"
 
 
 def test_result_without_its_call_is_described_without_a_name():
     result = Message(role="tool", tool_call_id="c", content=(TextPart("12:00"),))
     said = body_of(shows_tools=False, prompt=(QUESTION, result))["messages"]
-    assert said[1]["content"].startswith("A function gave: 12:00\n")
+    assert said[1]["content"] == "A function gave: 12:00"
 
 
 EMPTY = {"type": "object", "properties": {}}
