@@ -1,5 +1,6 @@
 """The report of `tandem doctor`: checks by id, as JSON and as one screen of text."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -40,7 +41,11 @@ Checks = Callable[[], Awaitable[dict[str, Check]]]
 
 
 async def to_report(groups: Sequence[Checks]) -> Report:
-    """Run the checks one after the other. One that raises is a failed check, not the end."""
+    """Run the checks one after the other. One that raises is a failed check, not the end.
+
+    Raises:
+        CancelledError: also where a check has turned its cancellation into a result.
+    """
     checks: dict[str, Check] = {}
     for group in groups:
         began = time.monotonic()
@@ -50,6 +55,8 @@ async def to_report(groups: Sequence[Checks]) -> Report:
             name = getattr(group, "__name__", "check")
             text = f"{name} failed: {type(exc).__name__}: {exc}"
             found = {f"doctor.{name}": Check(category="doctor", status="unknown", summary=text)}
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # Ctrl-C: what failed on the way out is no result.
         spent = round(1000 * (time.monotonic() - began))
         checks |= {
             id_: replace(check, duration_ms=check.duration_ms or spent)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from servers.server_process import command, serving, write
 from proxy.access.config import KeyConfig
 from proxy.config import Config, ServerConfig
 from proxy.doctor.machine import check_port, examine_config
+from proxy.doctor.report import Check, to_report
 
 pytestmark = pytest.mark.process
 
@@ -88,6 +89,19 @@ def test_healthy_machine_is_ok_in_the_shape_of_the_report(tmp_path: Path):
         assert set(check) == {
             *("category", "status", "summary", "details", "remediation", "durationMs")
         }
+
+
+async def test_check_that_answers_its_cancellation_does_not_go_on():
+    async def hides() -> dict[str, Check]:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return {}
+
+    reporting = asyncio.create_task(to_report([hides]))
+    await asyncio.sleep(0)
+    reporting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reporting
 
 
 def test_server_that_would_not_start_is_reported(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Several answers to one request: seeds, order, failures, and that nothing is left behind."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ async def test_closing_the_iterator_closes_the_sockets_of_all_choices(
 
 
 @pytest.mark.slow
-async def test_choice_may_wait_while_another_is_written(standin: StandIn, backend: OllamaBackend):
+async def test_choice_may_wait_while_another_is_written(standin: StandIn):
     """Ollama takes one after the other; the last may wait longer than the first line may take."""
     turn = asyncio.Lock()
 
@@ -123,12 +124,14 @@ async def test_choice_may_wait_while_another_is_written(standin: StandIn, backen
             await reply.head()
             for _ in range(3):
                 await reply.chunk(b'{"message": {"content": "A"}, "done": false}\n')
-                await pause(0.1)
+                await pause(0.2)
             await reply.chunk(b'{"message": {"content": ""}, "done": true}\n')
             await reply.end()
 
     standin.says("/api/chat", script)
-    events = await events_of(backend, three())
+    config = OllamaConfig(host=standin.host, first_token_timeout=1.0, token_timeout=5.0)
+    async with aclosing(OllamaBackend(config)) as backend:
+        events = await events_of(backend, three())
     assert sum(isinstance(event, Finished) for event in events) == 3
 
 
