@@ -200,7 +200,11 @@ class OllamaBackend:
         return await blobs.has_file(self._servers.first.client, self._config, digest)
 
     async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
-        await blobs.upload(self._servers.first.client, self._config, digest, pieces)
+        if not await self.has_file(digest):
+            await blobs.upload(self._servers.first.client, self._config, digest, pieces)
+            return
+        async for _ in pieces:  # Read and not sent: a client may not stop in the middle.
+            pass
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._loading[model] += 1

@@ -24,17 +24,12 @@ async def has_file(client: OllamaClient, config: OllamaConfig, digest: str) -> b
 async def upload(
     client: OllamaClient, config: OllamaConfig, digest: str, pieces: AsyncIterable[bytes]
 ) -> None:
-    """Upload a file of any size in pieces.
-
-    One that Ollama has is read and not sent: Ollama would close the connection in the middle.
+    """Upload a file of any size in pieces; `has_file` comes first, because Ollama closes the
+    connection in the middle of a file that it has.
 
     Raises:
         BackendError: by the tables in `errors.py`.
     """
-    if await has_file(client, config, digest):
-        async for _ in pieces:
-            pass
-        return
     _require_success(await _send(client, config, "POST", digest, pieces))
 
 
