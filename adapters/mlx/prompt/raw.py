@@ -50,12 +50,19 @@ def raw_ids(tokenizer: Any, request: GenerationRequest) -> list[int]:
     if isinstance(request.prompt, TokenIds):
         ids = _valid_ids(tokenizer, request.prompt)
     else:
-        ids = list(tokenizer.encode(request.prompt))
+        ids = _to_be_continued(tokenizer, request.prompt)
     first = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     ids = ids or [token for token in first if token is not None][:1]
     if not ids:
         raise InvalidRequestError("The prompt is empty.", param="prompt")
     return ids
+
+
+def _to_be_continued(tokenizer: Any, text: str) -> list[int]:
+    """Tokenize `text` without the end that some tokenizers append (Command R's)."""
+    ids, example, own = tokenizer.encode(text), tokenizer.encode("a"), _plain(tokenizer, "a")
+    appended = len(example) - example.index(own[0]) - len(own)
+    return list(ids[: len(ids) - appended])
 
 
 def raw_text(tokenizer: Any, prompt: Any) -> str:

@@ -31,8 +31,9 @@ class Tokenizer:
 
     eos_token_id = None
 
-    def __init__(self, *markers: str, bos: int | None = None) -> None:
+    def __init__(self, *markers: str, bos: int | None = None, end: tuple[int, ...] = ()) -> None:
         self.bos_token_id = bos
+        self._end = end
         self._vocabulary = {marker: 1000 + place for place, marker in enumerate(markers)}
 
     def get_vocab(self) -> dict[str, int]:
@@ -40,7 +41,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         first = [self.bos_token_id] if add_special_tokens and self.bos_token_id else []
-        return [*first, *text.encode()]  # type: ignore[list-item]
+        return [*first, *text.encode(), *(self._end if add_special_tokens else ())]  # type: ignore[list-item]
 
     def __len__(self) -> int:
         return 2000
@@ -74,6 +75,10 @@ def test_infill_prompt_has_the_markers_of_its_family(
     assert raw_ids(Tokenizer(*markers, bos=bos), raw(suffix="z")) == expected
     ids = raw(TokenIds((97, 98)), suffix="z")
     assert raw_ids(Tokenizer(*markers, bos=bos), ids) == expected
+
+
+def test_end_that_a_tokenizer_appends_is_not_in_a_prompt() -> None:
+    assert raw_ids(Tokenizer(bos=5, end=(6, 7)), raw("ab")) == [5, 97, 98]
 
 
 def test_infill_format_is_found_by_its_markers() -> None:
