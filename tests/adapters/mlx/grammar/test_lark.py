@@ -169,6 +169,13 @@ async def test_call_is_enforced_after_its_control_token(
     assert not fits(tokenizer, matcher, "So: <|im_start|>hm")
 
 
+async def test_name_with_a_control_token_is_text(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    generation_request = request(Tool("a<|im_end|>"), tool_choice="required")
+    matcher = await compiled(compiler, generation_request, Style(HERMES))
+    text = draw(tokenizer, matcher, 0).removeprefix("<tool_call>\n")
+    assert json.loads(text.partition(",")[0] + "}") == {"name": "a<|im_end|>"}
+
+
 async def test_answer_is_text_or_calls_when_the_template_has_no_tools(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
