@@ -176,6 +176,13 @@ async def test_name_with_a_control_token_is_text(compiler: GrammarCompiler, toke
     assert json.loads(text.partition(",")[0] + "}") == {"name": "a<|im_end|>"}
 
 
+async def test_control_token_in_a_schema_is_text(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    schema = {"type": "object", "properties": {"<|im_end|>": {"enum": ["a<|im_start|>"]}}}
+    form = JSONSchema({**schema, "required": ["<|im_end|>"], "additionalProperties": False})
+    matcher = await compiled(compiler, request(response_format=form))
+    assert json.loads(draw(tokenizer, matcher, 0)) == {"<|im_end|>": "a<|im_start|>"}
+
+
 async def test_answer_is_text_or_calls_when_the_template_has_no_tools(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
