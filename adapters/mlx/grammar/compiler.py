@@ -279,10 +279,10 @@ def _for_grammars(tokenizer: str) -> str:
     def named(text: str) -> str:
         return f"\uf8ff{text}" if text in control else text
 
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
+    vocabulary: Any = model["vocab"]
+    if hasattr(vocabulary, "items"):
         model["vocab"] = {named(text): token for text, token in vocabulary.items()}
-    else:
+    else:  # Unigram: texts with their scores.
         model["vocab"] = [[named(text), *rest] for text, *rest in vocabulary]
     whole["added_tokens"] = [{**each, "content": named(each["content"])} for each in added]
     return msgspec.json.encode({**whole, "padding": None, "truncation": None}).decode()

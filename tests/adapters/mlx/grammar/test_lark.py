@@ -1,11 +1,13 @@
 """Answers that a request allows: calls, formats, free text, thinking before them."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
+from tokenizers import Tokenizer, decoders, models
 
 from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -181,6 +183,17 @@ async def test_control_token_in_a_schema_is_text(compiler: GrammarCompiler, toke
     form = JSONSchema({**schema, "required": ["<|im_end|>"], "additionalProperties": False})
     matcher = await compiled(compiler, request(response_format=form))
     assert json.loads(draw(tokenizer, matcher, 0)) == {"<|im_end|>": "a<|im_start|>"}
+
+
+async def test_control_token_is_text_in_a_vocabulary_with_scores() -> None:
+    pieces = ["<unk>", "</s>", *'a</s>"', *(f"<0x{byte:02X}>" for byte in range(256))]
+    unigram = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0, True))
+    unigram.decoder = decoders.ByteFallback()
+    unigram.add_special_tokens(["<unk>", "</s>"])
+    wrapper = SimpleNamespace(backend_tokenizer=unigram, get_added_vocab=lambda: {"</s>": 1})
+    compiler = GrammarCompiler(wrapper, frozenset({1}))
+    matcher = await compiled(compiler, request(response_format=JSONSchema({"enum": ["a</s>"]})))
+    assert 1 not in matcher.compute_ff_tokens()
 
 
 async def test_answer_is_text_or_calls_when_the_template_has_no_tools(
