@@ -110,6 +110,8 @@ class GenerationFields(Struct, kw_only=True):
     """Ollama's name for the same."""
     num_predict: TokenLimit | None = None
     """Ollama's name for `max_tokens`."""
+    n_predict: TokenLimit | None = None
+    """llama.cpp's name for it."""
     repeat_last_n: RepeatLastN | None = None
     logit_bias: LogitBias | None = None
     stop: StopString | StopList | None = None
@@ -121,6 +123,8 @@ class GenerationFields(Struct, kw_only=True):
 
     format: Literal["json", ""] | dict[str, Any] | None = None
     """Ollama's name for `response_format`: `json`, or a schema."""
+    json_schema: dict[str, Any] | str | None = None
+    """llama.cpp's."""
     guided_json: dict[str, Any] | str | None = None
     guided_regex: Pattern | None = None
     guided_choice: Choice | None = None
@@ -165,8 +169,12 @@ OLLAMA_ONLY = (
 )
 
 _ollama_only = attrgetter(*OLLAMA_ONLY)
-_RENAMED = {"repeat_penalty": "repetition_penalty", "num_predict": "max_tokens"}
-"""Ollama's option as a field of the body -> the field with the same meaning."""
+_RENAMED = {
+    "repeat_penalty": "repetition_penalty",
+    "num_predict": "max_tokens",
+    "n_predict": "max_tokens",
+}
+"""Another server's name of a field -> the field with the same meaning."""
 _unsettled = attrgetter(*_RENAMED, "options", *OLLAMA_ONLY)
 _NOTHING = (None,) * (len(_RENAMED) + 1 + len(OLLAMA_ONLY))
 
@@ -187,10 +195,16 @@ _SHARED: dict[str, tuple[str, Any]] = {
 """Ollama's option -> the field of the request with the same meaning, and its type."""
 
 _SENT_AS: dict[str, tuple[str, ...]] = {
-    "max_tokens": ("max_completion_tokens", "max_tokens", "num_predict"),
+    "max_tokens": ("max_completion_tokens", "max_tokens", "num_predict", "n_predict"),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "keep_alive": ("keep_alive", "ttl"),
-    "response_format": ("response_format", "format", "guided_json", "structured_outputs"),
+    "response_format": (
+        "response_format",
+        "format",
+        "json_schema",
+        "guided_json",
+        "structured_outputs",
+    ),
     "guided_regex": ("guided_regex", "guided_choice", "structured_outputs"),
     "guided_grammar": ("guided_grammar", "structured_outputs"),
     "options": OLLAMA_ONLY,
@@ -342,12 +356,14 @@ def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -
 
 
 def to_guided(body: GenerationFields) -> list[tuple[str, ResponseFormat]]:
-    """List the formats that Ollama's and vLLM's fields require, each with the name of its field."""
+    """List the formats that fields of other servers require, each with the name of its field."""
     formats: list[tuple[str, ResponseFormat]] = []
     if isinstance(body.format, dict):
         formats.append(("format", JSONSchema(body.format)))
     elif body.format:
         formats.append(("format", JSONObject()))
+    if body.json_schema is not None:
+        formats.append(("json_schema", _to_schema(body.json_schema, "json_schema")))
     for kind, to_format in _GUIDES.items():
         guided = getattr(body, f"guided_{kind}", None)
         structured = getattr(body.structured_outputs, kind, None)
@@ -414,7 +430,11 @@ SCHEMA_PATH = "response_format.json_schema.schema"
 def sent_as(feature: str, body: GenerationFields) -> str:
     """Return the field of the body, as the client sent it, that requests `feature`."""
     if feature.startswith(SCHEMA_PATH):
-        sent = {"guided_json": body.guided_json, "structured_outputs.json": body.structured_outputs}
+        sent = {
+            "json_schema": body.json_schema,
+            "guided_json": body.guided_json,
+            "structured_outputs.json": body.structured_outputs,
+        }
         place = next((name for name, value in sent.items() if value is not None), SCHEMA_PATH)
         return place + feature.removeprefix(SCHEMA_PATH)
     for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):

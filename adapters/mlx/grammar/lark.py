@@ -350,7 +350,7 @@ class _Calls:
         syntax = self._syntax
         names = [tool.name for tool in self._tools]
         if syntax.body == "object":
-            names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
+            names = [self._in_json(name) for name in names]
         calls = [
             f"{self._text(way.before_name + name + way.before_arguments)}"
             f" {arguments.name} {self._text(way.after_arguments)}"
@@ -358,6 +358,16 @@ class _Calls:
             for name, arguments in zip(names, self._arguments, strict=True)
         ]
         return "call: " + "\n    | ".join(calls) + "\n"
+
+    def _in_json(self, name: str) -> str:
+        """Write a name in a string of JSON; control tokens in it begin with an escape.
+
+        As they are, they would be control tokens of the answer, and could end it.
+        """
+        text = json.dumps(name, ensure_ascii=False)[1:-1]
+        for token in self._writer.style.control:
+            text = text.replace(token, f"\\u{ord(token[0]):04x}{token[1:]}")
+        return text
 
     def _text(self, text: str) -> str:
         """Write a text of the syntax: calls may be numbered, or have ids."""

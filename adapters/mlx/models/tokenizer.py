@@ -10,7 +10,7 @@ from adapters.errors import GenerationError
 
 
 def open_tokenizer(folder: Path, ends: Any = None) -> Any:
-    """Load a tokenizer as mlx-lm does; code of the folder is never run, nor is anybody asked.
+    """Load a tokenizer as mlx-lm does; code of the folder is never run, without a question.
 
     `ends`: ids of the tokens that end an answer, where config.json has any.
 

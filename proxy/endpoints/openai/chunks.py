@@ -1,10 +1,12 @@
 """Streamed answers of OpenAI's completion APIs, as far as chat and text have them in common."""
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from adapters.events import Event, TextDelta
 from proxy.endpoints.generation_fields import GenerationFields
@@ -14,6 +16,12 @@ from proxy.http.event_stream import Put, around_text, sse
 from proxy.record import Record
 
 encode = msgspec.json.Encoder().encode
+_PADDED_TO = 16
+
+
+def padding(length: int) -> str:
+    """Return what obfuscation adds to `length` characters: random ones, to a multiple of 16."""
+    return secrets.token_hex(_PADDED_TO)[: -length % _PADDED_TO]
 
 
 class ChunkRenderer(ABC):
@@ -31,12 +39,15 @@ class ChunkRenderer(ABC):
         self._id, self._created = record.identify(prefix)
         self._model = body.model
         self._unfinished = choices
-        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
+        options = body.stream_options
+        self._wants_usage = bool(options and options.include_usage)
+        self._obfuscates = bool(options and options.include_obfuscation)
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Choice -> the bytes around a text."""
 
     def write(self, event: Event, /) -> bool:
-        if type(event) is TextDelta and event.logprobs is None:  # nearly all events
+        # Nearly all events:
+        if type(event) is TextDelta and event.logprobs is None and not self._obfuscates:
             around = self._around.get(event.choice)
             if around is None:
                 around = self._around[event.choice] = around_text(self._text, event.choice)
@@ -56,6 +67,13 @@ class ChunkRenderer(ABC):
             # OpenAI sends usage in a last chunk with empty choices.
             last += self._chunk([], to_usage(self._record))
         return last + sse(b"[DONE]")
+
+    def _sse(self, chunk: Struct) -> bytes:
+        """Encode a chunk, as long as its neighbours where the request asks for it."""
+        data = encode(chunk)
+        if self._obfuscates:
+            data = b'%b,"obfuscation":"%b"}' % (data[:-1], padding(len(data)).encode())
+        return sse(data)
 
     @abstractmethod
     def _render(self, event: Event) -> bytes:

@@ -19,10 +19,10 @@ from adapters.events import (
 )
 from adapters.request import ToolCall
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest, CustomTool
-from proxy.endpoints.openai.chunks import ChunkRenderer, encode
+from proxy.endpoints.openai.chunks import ChunkRenderer
 from proxy.endpoints.tools import InputReader, to_input
 from proxy.endpoints.wire_types import Usage, to_usage
-from proxy.http.event_stream import Put, sse
+from proxy.http.event_stream import Put
 from proxy.record import Record
 from proxy.sinks import Answer
 
@@ -282,7 +282,7 @@ class ChatCompletionRenderer(ChunkRenderer):
             system_fingerprint=self._record.fingerprint or UNSET,
             usage=usage if self._wants_usage else UNSET,
         )
-        return sse(encode(chunk))
+        return self._sse(chunk)
 
 
 def _to_chunk(event: ToolCallStarted | ToolCallDelta) -> ToolCallChunk:

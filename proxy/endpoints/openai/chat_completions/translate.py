@@ -43,6 +43,7 @@ _HINTS: dict[str, Callable[[Any], bool]] = {
 _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {
     "stream_options",
     "format",
+    "json_schema",
     "guided_json",
     "guided_regex",
     "guided_choice",

@@ -20,10 +20,10 @@ from adapters.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from proxy.endpoints.openai.chunks import ChunkRenderer, encode
+from proxy.endpoints.openai.chunks import ChunkRenderer
 from proxy.endpoints.openai.completions.request import CompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage
-from proxy.http.event_stream import Put, sse
+from proxy.http.event_stream import Put
 from proxy.record import Record, new_id
 from proxy.sinks import Answer
 
@@ -146,4 +146,4 @@ class CompletionRenderer(ChunkRenderer):
             system_fingerprint=self._record.fingerprint or UNSET,
             usage=usage or UNSET,
         )
-        return sse(encode(chunk))
+        return self._sse(chunk)

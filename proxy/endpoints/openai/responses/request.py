@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from proxy.endpoints.generation_fields import GenerationFields
+from proxy.endpoints.openai.pages import Metadata
 from proxy.endpoints.openai.responses.items import JSON, Items
 from proxy.endpoints.wire_types import TokenCount
 
@@ -76,7 +77,7 @@ class ResponseRequest(GenerationFields, kw_only=True):
     # Without effect on the answer: accepted and echoed.
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     """Limit for calls of built-in tools, of which there are none."""
-    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
+    metadata: Metadata | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     prompt_cache_options: JSON | None = None

@@ -4,7 +4,6 @@ An answer is a row of items; one is open at a time. Nearly all events are pieces
 text: they are encoded from bytes that are made when the item is opened.
 """
 
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from msgspec import Struct
 from adapters import events as backend
 from adapters.events import TokenLogprob
 from adapters.request import ToolCall
+from proxy.endpoints.openai.chunks import padding
 from proxy.endpoints.openai.responses import events as wire
 from proxy.endpoints.openai.responses.items import (
     JSON,
@@ -52,8 +52,6 @@ Frame = Callable[[bytes, str], bytes]
 """Frames the JSON of an event; the second argument is its type."""
 
 _TextEvent = backend.TextDelta | backend.ReasoningDelta
-_PADDED_TO = 16
-"""Obfuscation fills a text to a multiple of this number of characters."""
 _TEXT = "\x00text"
 _NUMBER = -1
 """Placeholders for what differs between two pieces of a text; no answer has them."""
@@ -199,9 +197,7 @@ class ResponseRenderer:
 
     def _delta(self, event: "_Event", text: str) -> bytes:
         if self._obfuscates:
-            length = -len(text) % _PADDED_TO
-            padding = secrets.token_hex(_PADDED_TO)[:length]
-            return self._encode(event.kind, **event.fields, obfuscation=padding)
+            return self._encode(event.kind, **event.fields, obfuscation=padding(len(text)))
         return self._encode(event.kind, **event.fields)
 
     def _begin(self, item: "_OpenItem") -> bytes:

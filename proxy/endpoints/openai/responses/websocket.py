@@ -15,7 +15,6 @@ import msgspec
 from litestar import WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.endpoints.generate import Call, generate
@@ -176,7 +175,7 @@ class _Session:
             if before is not None:
                 await asyncio.wait((before,))
             request.scope["state"]["admit"](request.record)
-            call = replace(await self._begin(request, body, size), stream=True)
+            call = await self._begin(request, body, size)
             frame = _framing(envelope.stream_id)
             renderer = renderer_of(call.body, request.record, self._outgoing.put, frame)
             if envelope.generate is False:
@@ -222,8 +221,9 @@ def _split(message: Any) -> tuple[JSON, Envelope]:
         InvalidRequestError: it is no `response.create`.
     """
     envelope = convert(message, Envelope)
-    left_out = {*Envelope.__struct_fields__, "stream"}  # All answers are streamed.
-    return {key: value for key, value in message.items() if key not in left_out}, envelope
+    own = Envelope.__struct_fields__
+    body = {key: value for key, value in message.items() if key not in own}
+    return body | {"stream": True}, envelope  # All answers are streamed.
 
 
 def _framing(stream_id: str | None) -> Frame:

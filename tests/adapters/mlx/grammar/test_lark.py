@@ -1,11 +1,13 @@
 """Answers that a request allows: calls, formats, free text, thinking before them."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
+from tokenizers import Tokenizer, decoders, models
 
 from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -167,6 +169,31 @@ async def test_call_is_enforced_after_its_control_token(
     matcher = await compiled(compiler, generation_request, Style(syntax))
     assert fits(tokenizer, matcher, f"So: <|im_start|>{CALL}!")
     assert not fits(tokenizer, matcher, "So: <|im_start|>hm")
+
+
+async def test_name_with_a_control_token_is_text(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    generation_request = request(Tool("a<|im_end|>"), tool_choice="required")
+    matcher = await compiled(compiler, generation_request, Style(HERMES))
+    text = draw(tokenizer, matcher, 0).removeprefix("<tool_call>\n")
+    assert json.loads(text.partition(",")[0] + "}") == {"name": "a<|im_end|>"}
+
+
+async def test_control_token_in_a_schema_is_text(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    schema = {"type": "object", "properties": {"<|im_end|>": {"enum": ["a<|im_start|>"]}}}
+    form = JSONSchema({**schema, "required": ["<|im_end|>"], "additionalProperties": False})
+    matcher = await compiled(compiler, request(response_format=form))
+    assert json.loads(draw(tokenizer, matcher, 0)) == {"<|im_end|>": "a<|im_start|>"}
+
+
+async def test_control_token_is_text_in_a_vocabulary_with_scores() -> None:
+    pieces = ["<unk>", "</s>", *'a</s>"', *(f"<0x{byte:02X}>" for byte in range(256))]
+    unigram = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0, True))
+    unigram.decoder = decoders.ByteFallback()
+    unigram.add_special_tokens(["<unk>", "</s>"])
+    wrapper = SimpleNamespace(backend_tokenizer=unigram, get_added_vocab=lambda: {"</s>": 1})
+    compiler = GrammarCompiler(wrapper, frozenset({1}))
+    matcher = await compiled(compiler, request(response_format=JSONSchema({"enum": ["a</s>"]})))
+    assert 1 not in matcher.compute_ff_tokens()
 
 
 async def test_answer_is_text_or_calls_when_the_template_has_no_tools(

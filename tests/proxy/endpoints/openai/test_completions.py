@@ -4,13 +4,20 @@ import json
 from typing import Any
 
 import pytest
-from fakes.scripted_backend import EVERYTHING, ScriptedBackend, http_client, openai_client
+from fakes.scripted_backend import (
+    EVERYTHING,
+    HELLO,
+    ScriptedBackend,
+    http_client,
+    openai_client,
+)
 
 from adapters.errors import GenerationError
 from adapters.events import Finished, Started, TextDelta, TokenLogprob, Usage
 from adapters.request import Feature, TokenIds
 
 URL = "/v1/completions"
+CHAT_URL = "/v1/chat/completions"
 LOGPROB = TokenLogprob(token="Hi", logprob=-0.5, top=(TokenLogprob(token="Hi", logprob=-0.5),))
 
 
@@ -41,6 +48,23 @@ async def test_several_prompts_are_one_stream():
         texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
     assert texts == {0: "Hello", 1: "Hello"}
     assert (last["choices"], last["usage"]["total_tokens"], done) == ([], 10, "data: [DONE]")
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [(URL, {"prompt": "Hi"}), (CHAT_URL, {"messages": [{"role": "user", "content": "Hi"}]})],
+)
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_obfuscation_fills_chunks_to_one_length_where_asked_for(
+    path: str, prompt: dict[str, Any], wanted: bool
+):
+    script = [Started(), TextDelta("abc"), TextDelta("abcd", (LOGPROB,)), TextDelta("abcdefghi")]
+    options = {"stream": True, "stream_options": {"include_obfuscation": wanted}}
+    async with http_client(ScriptedBackend([*script, *HELLO[-1:]])) as client:
+        response = await client.post(path, json={"model": "m", **prompt, **options})
+    lengths = {len(frame) % 16 for frame in response.text.split("\n\n")[:-2]}
+    assert (len(lengths) == 1) is wanted
+    assert ("obfuscation" in response.text) is wanted
 
 
 async def test_one_error_ends_all_prompts():

@@ -240,6 +240,8 @@ async def test_fields_reach_the_contract():
             {"input": [{"type": "reasoning", "encrypted_content": "tandem1.AAAA"}]},
             "input[0].encrypted_content",
         ),
+        ({"metadata": {"k" * 65: "x"}}, "metadata"),
+        ({"metadata": {"a": "x" * 513}}, "metadata"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str):

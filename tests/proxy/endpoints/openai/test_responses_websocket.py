@@ -115,6 +115,18 @@ async def test_each_answer_counts_its_events_from_zero(config: Config):
             assert numbers == [*range(10)]
 
 
+@pytest.mark.parametrize("stream", [{}, {"stream": True}, {"stream": False}, {"stream": None}])
+async def test_answer_has_the_stream_options_of_its_message(config: Config, stream: dict[str, Any]):
+    async with connected(config) as client:
+        for wanted in (True, False):
+            await send(client, input="Hi", stream_options={"include_obfuscation": wanted}, **stream)
+            events = await events_of(client)
+            assert events[-1]["type"] == "response.completed"
+            assert [event for event in events if "obfuscation" in event] == [
+                event for event in events if event["type"].endswith("delta") and wanted
+            ]
+
+
 async def test_answer_is_continued_without_being_stored(config: Config):
     backend = ScriptedBackend(HELLO)
     async with connected(config, backend) as client:
