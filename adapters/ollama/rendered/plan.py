@@ -10,7 +10,7 @@ from adapters.continuation import require_continuable
 from adapters.errors import UnsupportedParameterError
 from adapters.ollama.rendered.thought_style import ThoughtStyle
 from adapters.ollama.translate.grammar_schema import GrammarSchema
-from adapters.ollama.translate.request import to_body, to_grammar
+from adapters.ollama.translate.request import stop_strings, to_body, to_grammar
 from adapters.ollama.translate.tool_choice import is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import Feature, GenerationRequest, JSONObject
@@ -97,10 +97,13 @@ def to_plan(
     chat = to_body(free if not is_forced(request) else request, shows_tools, rewrites)
     assert isinstance(chat, ChatBody)  # noqa: S101 - for the type checker: checked by the caller.
     grammar = enforced(request)
+    options = chat.options
+    if grammar is not None:
+        options = replace(options, stop=stop_strings(request))
     answer = RawBody(
         model=chat.model,
         prompt="",
-        options=chat.options,
+        options=options,
         keep_alive=chat.keep_alive,
         format=UNSET if grammar is None else grammar.schema,
         logprobs=chat.logprobs,

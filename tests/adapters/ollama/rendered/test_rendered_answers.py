@@ -220,6 +220,16 @@ async def test_thought_comes_first_and_the_answer_after_its_end(
     assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (7, 9, 4)
 
 
+@pytest.mark.parametrize("tools", [(), (TOOL,)])
+async def test_stop_strings_of_the_modelfile_cut_no_json(
+    standin: StandIn, backend: OllamaBackend, tools: tuple[Tool, ...]
+):
+    shows(standin)
+    says_raw(standin, (ANSWER, {}))
+    await events_of(backend, chat(response_format=STRICT, tools=tools))
+    assert standin.bodies("/api/generate")[-1]["options"]["stop"] == []
+
+
 async def test_usage_keeps_to_the_limit_where_words_that_close_a_thought_are_written(
     standin: StandIn, backend: OllamaBackend
 ):
