@@ -39,17 +39,19 @@ class RenderedPlan(Struct, frozen=True):
         """True if nothing but the budget needs a rendered prompt."""
         return self.answer.format is UNSET and not self.begun
 
-    def beginning(self, style: ThoughtStyle, *, thinks: bool) -> tuple[ChatBody, str]:
-        """Return the conversation to render, and the text between it and what is generated first;
-        `thinks`: see `without_thought`."""
+    def beginning(self, style: ThoughtStyle) -> tuple[ChatBody, str]:
+        """Return the conversation to render, and the text between it and what is generated
+        first."""
         if self.may_think and style.has_thoughts:
             return self.chat, style.opening or ""
-        return self.without_thought(thinks=thinks), style.lead + self.begun
+        return self.without_thought(), style.lead + self.begun
 
-    def without_thought(self, *, thinks: bool) -> ChatBody:
-        """Return the conversation to render for an answer without a thought; `thinks`: the model
-        could have one."""
-        return replace(self.chat, think=False) if thinks else self.chat
+    def without_thought(self) -> ChatBody:
+        """Return the conversation to render for an answer without a thought.
+
+        Templates that think are not all listed as such, and think where thinking is not off.
+        """
+        return replace(self.chat, think=False)
 
 
 def needs_rendering(request: GenerationRequest) -> bool:
