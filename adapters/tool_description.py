@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from adapters.request import Tool
+from msgspec.structs import replace
+
+from adapters.request import Message, TextPart, Tool
 
 _VALUES: Mapping[str, Any] = {
     "integer": 1,
@@ -16,29 +18,55 @@ _VALUES: Mapping[str, Any] = {
 """Values of an example by the type of a property; others are texts."""
 _MOST = 3
 """Properties of an example, where none is required."""
+_FORCED = "Answer now with a call of one of them."
+"""A grammar keeps the form of a forced call, and the values of an example would be copied.
+
+Right values of ten calls had a mean log probability of -3.2 with these words, -4.5 with the form
+described, and -5.0 with an example (SmolLM2-135M, which wrote `1` and `...` of the example).
+"""
 
 
-def describe_tools(
-    tools: tuple[Tool, ...], write: Callable[[str, str], str], *, forced: bool, is_json: bool = True
-) -> str:
-    """Describe `tools`, and how to call them; `write` writes a call of a name with JSON arguments.
+def with_described_tools(
+    messages: tuple[Message, ...],
+    tools: tuple[Tool, ...],
+    write: Callable[[str, str], str],
+    *,
+    forced: bool,
+    is_json: bool = True,
+) -> tuple[Message, ...]:
+    """Describe `tools`, and how to call them, in the first message of the user.
 
-    The words count: before the question, with the example, SmolLM2-135M begins a call with a
-    probability of 0.2 to 0.5 where one helps, and of 0.05 at most where none does. Where the form
-    was described, or the text stood in the system message, it was 0.01 to 0.08 in both cases.
+    It is the first so that later turns share a prefix; a system message would replace that of the
+    model. Without a message of the user the words are one, after the system messages.
+    `write`: writes a call of a name with JSON arguments; `is_json`: what it writes is an object.
+    `forced`: a grammar holds the answer to a call.
     """
-    functions = "\n".join(
-        json.dumps(
-            {"name": t.name, "description": t.description, "parameters": t.parameters},
-            ensure_ascii=False,
-        )
-        for t in tools
-    )
+    how = _FORCED if forced else _example_of_a_call(tools[0], write, is_json)
+    functions = "\n".join(_as_json(tool) for tool in tools)
+    words = TextPart(f"These functions can be called:\n{functions}\n{how}")
+    first = next((at for at, m in enumerate(messages) if m.role == "user"), None)
+    if first is None:
+        begin = next((at for at, m in enumerate(messages) if m.role != "system"), len(messages))
+        return (*messages[:begin], Message(role="user", content=(words,)), *messages[begin:])
+    told = replace(messages[first], content=(words, *messages[first].content))
+    return (*messages[:first], told, *messages[first + 1 :])
+
+
+def _as_json(tool: Tool) -> str:
+    own = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return json.dumps(own, ensure_ascii=False)
+
+
+def _example_of_a_call(tool: Tool, write: Callable[[str, str], str], is_json: bool) -> str:
+    """Before the question, an example counts where the model decides whether it calls.
+
+    SmolLM2-135M begins a call with a probability of 0.2 to 0.5 where one helps, and of 0.05 at
+    most where none does. Where the form was described, or the text stood in the system message, it
+    was 0.01 to 0.08 in both cases.
+    """
     what = "a JSON object like this one" if is_json else "a call like this one"
-    when = "Answer now" if forced else "If one of them helps, answer"
-    example = write(tools[0].name, _example_arguments(tools[0]))
-    how = f"{when} with nothing but {what}:\n{example}"
-    return f"These functions can be called:\n{functions}\n{how}"
+    example = write(tool.name, _example_arguments(tool))
+    return f"If one of them helps, answer with nothing but {what}:\n{example}"
 
 
 def _example_arguments(tool: Tool) -> str:

@@ -17,7 +17,7 @@ from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallS
 from adapters.ollama.translate.grammar_pattern import UnreadablePatternError, to_grammar_pattern
 from adapters.ollama.translate.grammar_schema import SchemaRewriter
 from adapters.request import GenerationRequest, Lark, Message, NamedTool, Regex, TextPart, Tool
-from adapters.tool_description import describe_tools
+from adapters.tool_description import with_described_tools
 from adapters.tool_parameters import why_no_call_fits
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
@@ -111,19 +111,11 @@ def in_words(
 ) -> tuple[Message, ...]:
     """Return a chat for a model with a template that shows no tools, calls or results.
 
-    The tools are described in the first message of the user: a system message would replace that of
-    the Modelfile.
+    The tools are described as `with_described_tools` does.
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
-    chat = [_in_words(message, names) for message in messages]
-    if not tools:
-        return tuple(chat)
-    words = TextPart(describe_tools(tools, _write_call, forced=forced))
-    first = next((at for at, message in enumerate(chat) if message.role == "user"), None)
-    if first is None:
-        return (*chat, Message(role="user", content=(words,)))
-    chat[first] = msgspec.structs.replace(chat[first], content=(words, *chat[first].content))
-    return tuple(chat)
+    chat = tuple(_in_words(message, names) for message in messages)
+    return with_described_tools(chat, tools, _write_call, forced=forced) if tools else chat
 
 
 def _in_words(message: Message, names: Mapping[str, str]) -> Message:

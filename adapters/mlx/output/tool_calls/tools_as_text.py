@@ -1,10 +1,8 @@
 """Tools as plain text, for models without tools in their chat template."""
 
-from msgspec.structs import replace
-
 from adapters.mlx.output.tool_calls.syntax import PLAIN_JSON, ToolSyntax
-from adapters.request import Message, TextPart, Tool, ToolCall
-from adapters.tool_description import describe_tools
+from adapters.request import Message, Tool, ToolCall
+from adapters.tool_description import with_described_tools
 
 
 def with_tools_as_text(
@@ -14,10 +12,10 @@ def with_tools_as_text(
     *,
     forced: bool,
 ) -> tuple[Message, ...]:
-    """Add a description of `tools`, and of how to call them, to the first message of the user.
+    """Describe `tools` in `messages`, as `with_described_tools` does.
 
-    It is the first so that later turns share a prefix. `syntax`: the notation of calls that the
-    template writes, if it writes any; else they are JSON objects (`PLAIN_JSON`).
+    `syntax`: the notation of calls that the template writes, if it writes any; else they are JSON
+    objects (`PLAIN_JSON`).
     """
     own = None if syntax is PLAIN_JSON or syntax is None or not syntax.json else syntax
 
@@ -26,11 +24,4 @@ def with_tools_as_text(
             return f'{{"name": "{name}", "arguments": {arguments}}}'
         return own.write((ToolCall("", name, arguments),))
 
-    words = TextPart(describe_tools(tools, write, forced=forced, is_json=own is None))
-    first = next((at for at, m in enumerate(messages) if m.role == "user"), None)
-    if first is None:
-        begin = next((at for at, m in enumerate(messages) if m.role != "system"), len(messages))
-        return (*messages[:begin], Message(role="user", content=(words,)), *messages[begin:])
-    told = list(messages)
-    told[first] = replace(messages[first], content=(words, *messages[first].content))
-    return tuple(told)
+    return with_described_tools(messages, tools, write, forced=forced, is_json=own is None)

@@ -89,7 +89,8 @@ def test_tools_are_plain_text_when_the_template_has_none(
     assert "If one of them helps, answer with nothing but a JSON object like this one:\n" in text
     assert text.endswith("Hi<|im_end|>\n<|im_start|>assistant\n")
     forced = rendered(loaded["plain"], tools=(WEATHER,), tool_choice="required")
-    assert "Answer now with nothing but a JSON object" in forced
+    assert "Answer now with a call of one of them" in forced
+    assert "like this one" not in forced
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,16 @@ def test_tools_are_described_in_a_message_when_the_template_shows_none():
             "content": "These functions can be called:\n"
             '{"name": "get_weather", "description": "Tells it", "parameters": {"type": "object", '
             '"properties": {"city": {"type": "string"}}, "required": ["city"]}}\n'
-            "Answer now with nothing but a JSON object like this one:\n"
-            '{"name": "get_weather", "parameters": {"city": "..."}}\n'
+            "Answer now with a call of one of them.\n"
             "Weather in Paris?",
         }
     ]
+
+
+def test_tools_are_described_before_a_message_that_is_continued():
+    begun = Message(role="assistant", content=(TextPart("It is"),))
+    said = body_of(shows_tools=False, tools=(WEATHER,), prompt=(begun,))["messages"]
+    assert [message["role"] for message in said[:2]] == ["user", "assistant"]
 
 
 def test_calls_and_results_are_described_when_the_template_shows_none():
