@@ -85,6 +85,11 @@ _RULE, _RULES = _of("system", "Lichen"), _of("system", "Bracken")
 _PLAIN = _Shape((_ASK, _REPLY, _MORE), (("Quokka", "Heron", "Badger"),), ())
 _TURNS: dict[str, _Shape] = {
     "users in a row": _Shape((_ASK, _MORE), (("Quokka", "Badger"),), (("users-joined",),)),
+    "an empty answer": _Shape(
+        (_ASK, _of("assistant"), _MORE),
+        (("Quokka", "Badger"),),
+        (("empty-answers-left-out",), ("empty-answers-left-out", "users-joined")),
+    ),
     "assistants in a row": _Shape(
         (_ASK, _REPLY, _of("assistant", "Egret"), _MORE),
         (("Quokka", "Heron", "Egret", "Badger"),),

@@ -1,6 +1,7 @@
 """Rewrite conversations into the nearest shape that a chat template takes.
 
-Each rewriting is a function from messages to messages; none of them leaves a text out.
+Each rewriting is a function from messages to messages; none of them leaves a text out, but for the
+reasoning of an answer that was cancelled before its text.
 """
 
 import json
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from adapters.request import ContentPart, Message, TextPart, ToolCall
 
 Rewrite = Literal[
+    "empty-answers-left-out",
     "calls-as-text",
     "results-as-user",
     "result-images-as-user",
@@ -32,6 +34,7 @@ Rewrite = Literal[
 ]
 """Names of the rewritings, as the card of a model and the header of an answer show them.
 
+`empty-answers-left-out`: messages of the assistant without text and calls are left out.
 `calls-as-text`: calls are written in the text of the assistant's message.
 `results-as-user`: results are told in messages of the user.
 `result-images-as-user`: images of results are in the user's message after them.
@@ -102,6 +105,7 @@ def _steps(
 ) -> dict[Rewrite, Callable[[tuple[Message, ...]], Sequence[Message]]]:
     """The rewritings in their order: those of calls first, because they make messages to join."""
     return {
+        "empty-answers-left-out": lambda messages: [m for m in messages if not _is_empty_answer(m)],
         "calls-one-by-one": _calls_one_by_one,
         "text-before-call": _text_before_call,
         "text-and-call-as-text": lambda messages: _text_and_call_as_text(messages, writing),
@@ -129,6 +133,12 @@ def _named_results(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         else message
         for message in messages
     )
+
+
+def _is_empty_answer(message: Message) -> bool:
+    """True for an answer that was cancelled before its text: its reasoning is in few prompts."""
+    is_said = message.text or message.has_images or message.tool_calls
+    return message.role == "assistant" and not is_said
 
 
 def _calls_one_by_one(messages: tuple[Message, ...]) -> list[Message]:

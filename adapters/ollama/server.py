@@ -377,7 +377,7 @@ class OllamaServer:
                 return None
             after = ""
             if isinstance(asked, RenderedPlan):
-                body, after = asked.beginning(model.style, thinks=model.thinks)
+                body, after = asked.beginning(model.style)
             prompt = await self._renderer.prompt(body, model, exchange.post) + after
         finally:
             exchange.request.end()

@@ -73,7 +73,7 @@ class RenderedAnswer:
         elif self._plan.may_think and model.style.has_thoughts:
             await self._write_thought_first(model)
         else:
-            body, text = self._plan.beginning(model.style, thinks=model.thinks)
+            body, text = self._plan.beginning(model.style)
             await self._write_answer(await self._prompt(body, model) + text)
 
     async def write_rest(self, written: Written) -> bool:
@@ -93,7 +93,7 @@ class RenderedAnswer:
             prompt = await self._prompt(self._plan.chat, model) + (style.opening or "")
             prompt += written.reasoning.rstrip() + (style.close or "")
         else:
-            body = self._plan.without_thought(thinks=model.thinks)
+            body = self._plan.without_thought()
             prompt = await self._prompt(body, model) + style.lead
         await self._write_answer(prompt + written.text, written.tokens)
         return True
@@ -132,7 +132,7 @@ class RenderedAnswer:
 
     async def _write_thought_first(self, model: RenderedModel) -> None:
         style, answer = model.style, self._plan.answer
-        conversation, text = self._plan.beginning(style, thinks=model.thinks)
+        conversation, text = self._plan.beginning(style)
         begun = await self._prompt(conversation, model) + text
         stop = tuple(dict.fromkeys([style.end, *model.stops]))
         limit = answer.options.num_predict

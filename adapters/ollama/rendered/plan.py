@@ -10,7 +10,7 @@ from adapters.continuation import require_continuable
 from adapters.errors import UnsupportedParameterError
 from adapters.ollama.rendered.thought_style import ThoughtStyle
 from adapters.ollama.translate.grammar_schema import GrammarSchema
-from adapters.ollama.translate.request import to_body, to_grammar
+from adapters.ollama.translate.request import stop_strings, to_body, to_grammar
 from adapters.ollama.translate.tool_choice import is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import Feature, GenerationRequest, JSONObject
@@ -39,17 +39,19 @@ class RenderedPlan(Struct, frozen=True):
         """True if nothing but the budget needs a rendered prompt."""
         return self.answer.format is UNSET and not self.begun
 
-    def beginning(self, style: ThoughtStyle, *, thinks: bool) -> tuple[ChatBody, str]:
-        """Return the conversation to render, and the text between it and what is generated first;
-        `thinks`: see `without_thought`."""
+    def beginning(self, style: ThoughtStyle) -> tuple[ChatBody, str]:
+        """Return the conversation to render, and the text between it and what is generated
+        first."""
         if self.may_think and style.has_thoughts:
             return self.chat, style.opening or ""
-        return self.without_thought(thinks=thinks), style.lead + self.begun
+        return self.without_thought(), style.lead + self.begun
 
-    def without_thought(self, *, thinks: bool) -> ChatBody:
-        """Return the conversation to render for an answer without a thought; `thinks`: the model
-        could have one."""
-        return replace(self.chat, think=False) if thinks else self.chat
+    def without_thought(self) -> ChatBody:
+        """Return the conversation to render for an answer without a thought.
+
+        Templates that think are not all listed as such, and think where thinking is not off.
+        """
+        return replace(self.chat, think=False)
 
 
 def needs_rendering(request: GenerationRequest) -> bool:
@@ -97,10 +99,13 @@ def to_plan(
     chat = to_body(free if not is_forced(request) else request, shows_tools, rewrites)
     assert isinstance(chat, ChatBody)  # noqa: S101 - for the type checker: checked by the caller.
     grammar = enforced(request)
+    options = chat.options
+    if grammar is not None:
+        options = replace(options, stop=stop_strings(request))
     answer = RawBody(
         model=chat.model,
         prompt="",
-        options=chat.options,
+        options=options,
         keep_alive=chat.keep_alive,
         format=UNSET if grammar is None else grammar.schema,
         logprobs=chat.logprobs,

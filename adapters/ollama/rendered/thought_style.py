@@ -73,11 +73,10 @@ def find_style(*, thinks: bool, template: str = "", parser: str = "") -> Probing
     `parser`: the name of the one built into Ollama, if any."""
     ask = _of("user", _ASK)
     reply, more = _of("assistant", _REPLY), _of("user", _MORE)
-    off_value = False if thinks else None
-    off = yield Probe((ask,), thinking=off_value)
+    off = yield Probe((ask,), thinking=False)
     if isinstance(off, Refusal):
         return ThoughtStyle()
-    answered = yield Probe((ask, reply, more), thinking=off_value)
+    answered = yield Probe((ask, reply, more), thinking=False)
     on = thought = called = called_only = None
     if thinks:
         on = yield Probe((ask,), thinking=True)
@@ -151,17 +150,21 @@ def _in_call(seen: _Seen) -> _Found:
 
 
 def _opening(before: str, prompt: str | None) -> str | None:
-    """Return what follows the prompt in `before`, the text up to a thought."""
-    if prompt is None or not before.startswith(prompt) or len(before) > len(prompt) + _LONGEST:
+    """Return what follows the prompt in `before`, the text up to a thought; white space at the end
+    of the prompt alone is no difference."""
+    if prompt is None or len(before) > len(prompt) + _LONGEST:
         return None
-    return before[len(prompt) :]
+    if before.startswith(prompt):
+        return before[len(prompt) :]
+    words = prompt.rstrip()
+    return before[len(words) :].lstrip() if words and before.startswith(words) else None
 
 
 def _by_switch(seen: _Seen) -> _Found:
     """Compare the prompt with thinking on and off: templates switch it off by an empty thought."""
     on, off = seen.on or "", seen.off
     same = _common(on, off)
-    rest_on, rest_off = on[same:], off[same:]
+    rest_on, rest_off = _after_turn(on[same:], off[same:])
     markers = _TOKEN.findall(rest_off)
     if not markers or len(rest_off) > _LONGEST:
         return None, None
@@ -173,6 +176,16 @@ def _by_switch(seen: _Seen) -> _Found:
     between = rest[: rest.rfind(second)]
     half = len(between) // 2
     return start + first + between[:half], rest[half:]
+
+
+def _after_turn(on: str, off: str) -> tuple[str, str]:
+    """Return what is different after the question, where words in it differ as well: what follows
+    the same end of both, if it has a marker."""
+    for match in _TOKEN.finditer(on):
+        _, same, rest = off.rpartition(on[match.start() :].rstrip())
+        if same:
+            return "", rest
+    return on, off
 
 
 def _common(one: str, other: str) -> int:

@@ -253,17 +253,26 @@ def _or_unset(value: _T | None) -> _T | UnsetType:
 def _to_options(request: GenerationRequest) -> Options:
     """Set only what the request has: everything else is left to the Modelfile."""
     named = zip(_OPTION_NAMES, _sampling(request.sampling), strict=True)
-    # Ollama would search the JSON of a forced call for the stop strings, which are of texts.
-    forced = bool(request.tools) and is_forced(request)
     options = Options(
         **{name: value for name, value in named if value is not None},
-        # For `names_stop`: Ollama does not tell which one has ended an answer, and cuts it off;
-        # `StopReader` does.
-        stop=UNSET if forced or request.names_stop else request.stop or UNSET,
+        stop=stop_strings(request),
         num_predict=_or_unset(request.max_tokens),
         num_ctx=_or_unset(request.num_ctx),
     )
     return to_options(options, request.options) if request.options else options
+
+
+def stop_strings(request: GenerationRequest) -> tuple[str, ...] | UnsetType:
+    """Return the strings for which Ollama looks; `UNSET`: those of the Modelfile.
+
+    They would cut the JSON of a grammar, which ends by itself: it has those of the request alone,
+    and a forced call has none, since they are of texts.
+    """
+    forced = bool(request.tools) and is_forced(request)
+    # For `names_stop`: Ollama does not tell which one has ended an answer, and cuts it off;
+    # `StopReader` does.
+    stop = () if forced or request.names_stop else request.stop
+    return stop or (() if forced or request.response_format is not None else UNSET)
 
 
 def _to_format(request: GenerationRequest) -> Format:

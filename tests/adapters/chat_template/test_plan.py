@@ -1,5 +1,6 @@
 """Plans for real chat templates: what they do not take is rewritten into the nearest shape."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,24 @@ def test_a_plain_history_is_not_changed():
     messages = (Message(role="user", content=(TextPart("Hi"),)),)
     for name in PLANS:
         assert rewrite(messages, plan_of(name).rewrites).messages is messages
+
+
+def test_an_empty_answer_is_left_out_where_the_template_refuses_it():
+    def render(probe: Probe) -> str | Refusal:
+        if any(m.role == "assistant" and not (m.text or m.tool_calls) for m in probe.messages):
+            return Refusal("An assistant's message needs a text or calls.")
+        roles = [message.role for message in probe.messages]
+        if any(one == other == "user" for one, other in pairwise(roles)):
+            return Refusal("Roles alternate.")
+        return "\n".join(message.text for message in probe.messages)
+
+    rewrites = run(find_plan(), render).rewrites
+    assert {"empty-answers-left-out", "users-joined"} <= rewrites
+    ask, more = (Message(role="user", content=(TextPart(text),)) for text in ("Hi", "Well?"))
+    cancelled = Message(role="assistant", reasoning="Hm")
+    told = rewrite((ask, cancelled, more), rewrites)
+    assert [message.text for message in told.messages] == ["Hi\n\nWell?"]
+    assert told.done == ("empty-answers-left-out", "users-joined")
 
 
 def test_calls_of_a_turn_are_told_one_after_another_with_their_results():

@@ -70,6 +70,10 @@ def render(body: dict[str, Any]) -> str:
     return f"{tools}{text}<assistant>" + (think if "think" in body else "")
 
 
+def render_without_thoughts(body: dict[str, Any]) -> str:
+    return render({key: value for key, value in body.items() if key != "think"})
+
+
 def _calls(message: dict[str, Any]) -> str:
     calls = message.get("tool_calls") or ()
     return "".join(f"({c['function']['name']} {c['function']['arguments']})" for c in calls)
@@ -100,6 +104,8 @@ def shows(
     **info: Any,
 ) -> None:
     """Report a model with these capabilities; `control`: its control tokens."""
+    if standin.renders in (render, render_without_thoughts):
+        standin.renders = render if "thinking" in capabilities else render_without_thoughts
     shown = {
         "capabilities": ["completion", *capabilities],
         "parameters": 'stop                           "<user>"',
@@ -218,6 +224,27 @@ async def test_thought_comes_first_and_the_answer_after_its_end(
     assert second["options"]["stop"] == ["x"]
     usage = end_of(events).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (7, 9, 4)
+
+
+async def test_constrained_answer_of_a_template_that_thinks_unlisted_follows_an_ended_thought(
+    standin: StandIn, backend: OllamaBackend
+):
+    standin.renders = lambda body: render({"think": True} | body)
+    says_raw(standin, (ANSWER, {}))
+    events = await events_of(backend, chat(response_format=STRICT))
+    assert (text_of(events), reasoning_of(events)) == (ANSWER, "")
+    prompt = standin.bodies("/api/generate")[-1]["prompt"]
+    assert prompt == "<user>Hi<assistant><think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize("tools", [(), (TOOL,)])
+async def test_stop_strings_of_the_modelfile_cut_no_json(
+    standin: StandIn, backend: OllamaBackend, tools: tuple[Tool, ...]
+):
+    shows(standin)
+    says_raw(standin, (ANSWER, {}))
+    await events_of(backend, chat(response_format=STRICT, tools=tools))
+    assert standin.bodies("/api/generate")[-1]["options"]["stop"] == []
 
 
 async def test_usage_keeps_to_the_limit_where_words_that_close_a_thought_are_written(
@@ -383,7 +410,7 @@ async def test_prompt_does_not_begin_with_the_token_that_the_vocabulary_adds(
 ):
     info: dict[str, Any] = {"tokenizer.ggml.add_bos_token": True}
     shows(standin, **info)
-    standin.renders = lambda body: "<s>" + render(body)
+    standin.renders = lambda body: "<s>" + render_without_thoughts(body)
     says_raw(standin, (ANSWER, {}))
     await events_of(backend, chat(response_format=STRICT))
     assert standin.bodies("/api/generate")[0]["prompt"] == "<user>Hi<assistant>"
@@ -428,7 +455,7 @@ def test_plan_knows_the_text_between_prompt_and_answer(
         reasoning_effort=None if is_thinking or is_continued else "none",
         response_format=None if is_continued else STRICT,
     )
-    conversation, text = to_plan(request).beginning(style, thinks=True)
+    conversation, text = to_plan(request).beginning(style)
     assert text == after
     assert (conversation.think is False) == (not is_thinking)
 

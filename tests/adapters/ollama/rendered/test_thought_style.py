@@ -118,5 +118,23 @@ def test_markers_that_nobody_has_seen_are_read_from_the_renderings():
     assert style == ThoughtStyle(lead="", opening="", close="\n<mulled>\n")
 
 
+@pytest.mark.parametrize("shows_thoughts", [True, False])
+def test_words_in_the_question_and_white_space_after_it_are_no_markers(shows_thoughts: bool):
+    """A template with the switch in the question as well, and a line break after the prompt."""
+
+    def render(probe: Probe) -> str:
+        word = " /think" if probe.thinking else " /no_think"
+        text = ""
+        for message in probe.messages:
+            thought = f"[T]{message.reasoning}[/T]" if message.reasoning and shows_thoughts else ""
+            switch = word if message.role == "user" else ""
+            text += f"<{message.role}>\n{thought}{message.text}{switch}<end>\n"
+        return text + "<assistant>\n" + ("\n" if probe.thinking else "[T][/T]\n")
+
+    style = run(find_style(thinks=True), render)
+    assert style.has_thoughts
+    assert ((style.opening or "").strip(), style.end) == ("[T]", "[/T]")
+
+
 def test_template_that_refuses_everything_has_no_style():
     assert run(find_style(thinks=True), lambda _: Refusal("no")) == ThoughtStyle()

@@ -74,6 +74,21 @@ def test_chat_with_every_option_sends_each_under_ollamas_name():
     }
 
 
+@pytest.mark.parametrize(
+    ("fields", "stop"),
+    [
+        ({}, None),
+        ({"response_format": JSONObject()}, []),
+        ({"response_format": JSONObject(), "stop": ("a",)}, ["a"]),
+        ({"response_format": JSONObject(), "stop": ("a",), "names_stop": True}, []),
+        ({"tools": (WEATHER,), "tool_choice": "required", "stop": ("a",)}, []),
+        ({"tools": (WEATHER,), "tool_choice": "auto"}, None),
+    ],
+)
+def test_stop_strings_of_the_modelfile_cut_no_json(fields: dict[str, Any], stop: list[str] | None):
+    assert body_of(**fields)["options"].get("stop") == stop
+
+
 def test_raw_text_goes_out_raw():
     assert body_of(prompt="Once upon", top_logprobs=2, max_tokens=3) == {
         "model": "m",

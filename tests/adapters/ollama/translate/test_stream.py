@@ -307,7 +307,7 @@ async def test_stop_strings_are_not_searched_for_in_a_forced_call(
     lists(standin)
     says(standin, CALL)
     *events, end = await events_of(backend, chat(**FORCED, stop=('"', "\n")))
-    assert "stop" not in standin.bodies("/api/chat")[-1]["options"]
+    assert standin.bodies("/api/chat")[-1]["options"]["stop"] == []
     assert [e.name for e in events if isinstance(e, ToolCallStarted)] == ["count"]
     assert isinstance(end, Finished)
     assert end.reason == "tool_calls"
