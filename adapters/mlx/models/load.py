@@ -26,6 +26,7 @@ from adapters.mlx.models.catalog import context_length, read_config
 from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.models.rope_settings import classes_of
+from adapters.mlx.models.tokenizer import open_tokenizer
 from adapters.mlx.models.transformers_settings import unread, unread_window, with_output
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
@@ -261,9 +262,9 @@ class Tokenization(NamedTuple):
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> Tokenization:
-    tokenizer: Any = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    tokenizer: Any = open_tokenizer(path, config.get("eos_token_id"))
     own = tokenizer.get_vocab() if draft is not None else None
-    if draft is not None and own != mlx_lm_utils.load_tokenizer(draft).get_vocab():
+    if draft is not None and own != open_tokenizer(draft).get_vocab():
         raise GenerationError("The draft model's vocabulary differs from its base's.", lasting=True)
     template, learned = read_template(path, tokenizer)
     return Tokenization(

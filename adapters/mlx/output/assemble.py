@@ -58,6 +58,8 @@ class Reading:
     """A call is forced: text beside calls and reasoning is the beginning of one that was cut."""
     echo: str = ""
     """The prompt, where the answer is to begin with it."""
+    continues: bool = False
+    """The answer continues a text: a space before its first word is part of it."""
 
     def controls(self) -> frozenset[str]:
         """Return the control tokens that the reader has to see as text."""
@@ -73,6 +75,10 @@ class Reading:
             tools=self.tools,
             hidden=tuple(controls),
         )
+
+
+_NEIGHBOURS = 8
+"""Tokens before an answer that may change how its first one is decoded."""
 
 
 class Answers:
@@ -178,7 +184,8 @@ class Answer:
         self._write = write
         self._vocabulary = reading.vocabulary
         self._echo = reading.echo
-        self._text = reading.vocabulary.detokenizer(controls)
+        before = sequence.prompt[-_NEIGHBOURS:] if reading.continues else ()
+        self._text = reading.vocabulary.detokenizer(controls, before)
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)
         self._calls_only = reading.calls_only
@@ -236,7 +243,10 @@ class Answer:
         last = sampled.finish is not None
         text = "" if sampled.finish == "stop" else self._text.add(sampled.token)
         if self._ledger is not None and sampled.finish != "stop":
-            self._ledger.add(to_logprob(self._vocabulary, sampled), len(text))
+            entry = to_logprob(self._vocabulary, sampled)
+            if self._count == 1 and text:  # It may have lost the space before the first word.
+                entry = replace(entry, bytes=tuple(text.encode()))
+            self._ledger.add(entry, len(text))
         if last:
             text += self._text.finish()
         if self._reader is None:

@@ -3,6 +3,7 @@
 # pyright: basic
 import codecs
 from collections.abc import Callable
+from collections.abc import Sequence as Ordered
 from typing import Any, Protocol
 
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
@@ -34,13 +35,12 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._special = frozenset(tokenizer.all_special_ids)
+        self._special = _special_ids(tokenizer)
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
         self.token_bytes = TokenBytes(self._look_up)
         """The same as `bytes_of`; a lookup costs no call once a token was seen."""
         self.control_tokens: dict[str, int] = {
-            str(tokenizer.convert_ids_to_tokens(token)): token
-            for token in tokenizer.all_special_ids
+            str(tokenizer.convert_ids_to_tokens(token)): token for token in self._special
         }
         """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
@@ -49,13 +49,19 @@ class Vocabulary:
         self._pieces = isinstance(sample, SPMStreamingDetokenizer)
         self._trim = bool(getattr(sample, "trim_space", False))
 
-    def detokenizer(self, seen: frozenset[str] = frozenset()) -> Detokenizer:
-        """Create the decoder of one answer; the control tokens `seen` are decoded too."""
+    def detokenizer(
+        self, seen: frozenset[str] = frozenset(), before: Ordered[int] = ()
+    ) -> Detokenizer:
+        """Create the decoder of one answer; the control tokens `seen` are decoded too.
+
+        `before`: the last tokens of a text that the answer continues. Without them SentencePiece's
+        space before the first word is not part of the answer.
+        """
         silent = self._special - {self.control_tokens.get(text) for text in seen}
         if not (self._byte_level or self._pieces):
-            return LineDetokenizer(self._tokenizer.detokenizer, silent)
+            return WindowDetokenizer(self._tokenizer, silent, before)
         shown = {self.control_tokens[text]: text.encode() for text in seen}
-        return ByteDetokenizer(self, trim_space=self._trim, shown=shown)
+        return ByteDetokenizer(self, trim_space=self._trim and not before, shown=shown)
 
     def find_control_tokens(self, texts: tuple[str, ...]) -> frozenset[str]:
         """Return the control tokens that occur in any of `texts`."""
@@ -77,17 +83,25 @@ class Vocabulary:
     def _look_up(self, token: int) -> bytes:
         if token in self._special:
             return b""
-        if token in self._added:
-            return self._added[token].encode()
-        text = self._tokenizer.convert_ids_to_tokens(token)
+        text = self._added.get(token)
+        if text is not None and not self._pieces:
+            return text.encode()
+        text = text or self._tokenizer.convert_ids_to_tokens(token)
         if text is None:  # The weights may have more rows than the vocabulary has tokens.
             return b""
         if self._byte_level:
             return byte_level(text)
-        # A piece of SentencePiece: `▁` is a space, `<0x0A>` a byte.
+        # SentencePiece: `▁` is a space (also in Gemma's added tokens), `<0x0A>` a byte.
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes((int(text[3:5], 16),))
         return text.replace("\u2581", " ").encode()
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of control tokens: transformers' list has those with a role (`eos`) only, and
+    not Llama 3's `<|start_header_id|>` or Mistral's `[INST]`."""
+    marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return frozenset((*tokenizer.all_special_ids, *marked))
 
 
 def byte_level(token: str) -> bytes:
@@ -129,19 +143,36 @@ class ByteDetokenizer:
         return text.removeprefix(" ")
 
 
-class LineDetokenizer:
-    """mlx-lm's detokenizer, for decoders that look at neighbours: it decodes the line each time."""
+class WindowDetokenizer:
+    """Decodes tokens beside those before them, for decoders that look at neighbours.
 
-    def __init__(self, detokenizer: Any, silent: frozenset[int]) -> None:
-        self._detokenizer = detokenizer
+    A decoder takes away the space before the first word that it sees, which is the indentation of
+    a line where each line is decoded by itself.
+    """
+
+    def __init__(self, tokenizer: Any, silent: frozenset[int], before: Ordered[int]) -> None:
+        self._decode = tokenizer.decode
         self._silent = silent
+        self._known = [*before]
+        self._new: list[int] = []
 
     def add(self, token: int) -> str:
         if token in self._silent:
             return ""
-        self._detokenizer.add_token(token)
-        return self._detokenizer.last_segment
+        self._new.append(token)
+        text = self._text_of_new()
+        if text.endswith("\ufffd") and len(self._new) < _LONGEST_CHARACTER:
+            return ""
+        self._known, self._new = self._new, []
+        return text
 
     def finish(self) -> str:
-        self._detokenizer.finalize()
-        return self._detokenizer.last_segment.rstrip("\ufffd")
+        return self._text_of_new().rstrip("\ufffd") if self._new else ""
+
+    def _text_of_new(self) -> str:
+        known = self._decode(self._known)
+        return self._decode([*self._known, *self._new])[len(known) :]
+
+
+_LONGEST_CHARACTER = 4
+"""Bytes of a character in UTF-8, each of which may be a token."""

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_lm.utils import load_tokenizer
-
 from adapters.chat_template.folder import read_templates, renderer_name
 from adapters.chat_template.jinja import TemplateRefusalError
 from adapters.chat_template.template import ChatTemplate, JinjaTemplates
+from adapters.mlx.models.tokenizer import open_tokenizer
 from adapters.mlx.output.reasoning import find_reasoning
 from adapters.mlx.prompt.learned import Learned, learn, learn_from_texts
 
@@ -64,7 +63,7 @@ class FolderTokenizer:
     """Renders and tokenizes as the server does for a model in this folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = load_tokenizer(folder)
+        self._tokenizer = open_tokenizer(folder)
         self._template, learned = read_template(folder, self._tokenizer)
         markers = None if learned is None else learned.markers
         self._thinks = find_reasoning(self._tokenizer, markers) is not None

@@ -201,6 +201,21 @@ async def test_absurd_setting_is_an_error_of_the_load(
 LORA = "it is a LoRA adapter, not a model"
 
 
+async def test_tokenizer_that_is_a_program_is_not_run(tmp_path: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "odd")
+    settings = tmp_path / "odd" / "tokenizer_config.json"
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | own))
+    (tmp_path / "odd" / "own.py").write_text("raise SystemExit('was run')")
+    backend = MLXBackend(config_for(tmp_path))
+    try:
+        with pytest.raises(GenerationError, match="is a program in its folder") as caught:
+            await backend.load("odd")
+    finally:
+        await backend.aclose()
+    assert caught.value.lasting
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fakes.tiny_model import write_tiny_model
 from mlx_lm.tokenizer_utils import load as load_tokenizer
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from adapters.mlx.output.detokenize import Vocabulary
@@ -26,8 +26,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_tokenizer(write_tiny_model(tmp_path_factory.mktemp("tokenizer") / "tiny"))
 
 
-def pieces(tokenizer: Any, tokens: list[int]) -> list[str]:
-    detokenizer = Vocabulary(tokenizer).detokenizer()
+def pieces(tokenizer: Any, tokens: list[int], before: tuple[int, ...] = ()) -> list[str]:
+    detokenizer = Vocabulary(tokenizer).detokenizer(before=before)
     return [*(detokenizer.add(token) for token in tokens), detokenizer.finish()]
 
 
@@ -76,6 +76,13 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
             decoders.Strip(" ", 1, 0),
         ]
     )
+    # Gemma's indents, and a marker of Mistral: transformers lists neither as special.
+    tokenizer.add_tokens([AddedToken("▁▁▁▁", normalized=False)])
+    tokenizer.add_special_tokens(["[INST]"])
+    return saved(tokenizer, folder)
+
+
+def saved(tokenizer: Tokenizer, folder: Path) -> Any:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>")
     fast.save_pretrained(folder)
     return load_tokenizer(folder)
@@ -86,3 +93,43 @@ def test_sentencepiece_loses_only_the_space_before_the_first_word(sentencepiece:
     emoji = [ids(f"<0x{byte:02X}>") for byte in "🙂".encode()]
     tokens = [ids("▁Hi"), ids("▁you"), *emoji, ids("!"), ids("▁you"), ids("</s>")]
     assert pieces(sentencepiece, tokens) == ["Hi", " you", "", "", "", "🙂", "!", " you", "", ""]
+
+
+def test_sentencepiece_keeps_the_space_where_an_answer_continues_a_text(sentencepiece: Any) -> None:
+    hi, you = map(sentencepiece.convert_tokens_to_ids, ("▁Hi", "▁you"))
+    assert pieces(sentencepiece, [you], before=(hi,)) == [" you", ""]
+
+
+def test_an_added_token_of_sentencepiece_is_decoded_as_the_others(sentencepiece: Any) -> None:
+    hi, indent = map(sentencepiece.convert_tokens_to_ids, ("▁Hi", "▁▁▁▁"))
+    assert pieces(sentencepiece, [hi, indent, hi]) == ["Hi", "    ", " Hi", ""]
+    assert Vocabulary(sentencepiece).text_of(indent) == "    "
+
+
+def test_a_control_token_without_a_role_is_nobodys_text(sentencepiece: Any) -> None:
+    hi, marker = map(sentencepiece.convert_tokens_to_ids, ("▁Hi", "[INST]"))
+    vocabulary = Vocabulary(sentencepiece)
+    assert pieces(sentencepiece, [hi, marker]) == ["Hi", "", ""]
+    assert vocabulary.bytes_of(marker) == b""
+    assert vocabulary.detokenizer(frozenset({"[INST]"})).add(marker) == "[INST]"
+
+
+@pytest.fixture(scope="module")
+def metaspace(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A vocabulary with a decoder that mlx-lm does not know: it decodes each line by itself."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<s>", "</s>"])
+    tokenizer.train_from_iterator([PROGRAM], trainer)
+    return saved(tokenizer, tmp_path_factory.mktemp("metaspace"))
+
+
+PROGRAM = "def f(x):\n    if x:\n        return 1\n"
+
+
+def test_lines_keep_their_indent_with_any_decoder(metaspace: Any) -> None:
+    tokens = metaspace.encode(PROGRAM, add_special_tokens=False)
+    assert "".join(pieces(metaspace, tokens)) == PROGRAM
+    rest = pieces(metaspace, tokens[5:], before=tuple(tokens[:5]))
+    assert metaspace.decode(tokens[:5]) + "".join(rest) == PROGRAM
