@@ -14,7 +14,7 @@ _PRINTABLE = re.compile(r"[!-~]+")
 _OTHERS = 0o077
 """Permissions of a file for others than its owner."""
 _MOST_BYTES = 65_536
-"""Of a file with a key."""
+"""The longest part of a file with a key that is read."""
 
 
 class Secret(str):

@@ -283,7 +283,7 @@ class Tag(Struct, kw_only=True):
 class Tags(Struct):
     models: tuple[dict[str, Any], ...] | None = None
     servers: tuple[str, ...] = ()
-    """Of a Tandem in Ollama's place: the ids of it and of the servers of Tandem behind it."""
+    """Ids of a Tandem in Ollama's place and of the servers of Tandem behind it."""
 
     @property
     def known(self) -> list[Tag]:

@@ -3,7 +3,7 @@
 import secrets
 
 SERVER_HEADER = "x-tandem-server"
-"""With the id of the server that sends a request."""
+"""A header with the id of the server that sends a request."""
 SERVER_ID = secrets.token_hex(8)
 """The id of this process."""
 CIRCLE = (
