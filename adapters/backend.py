@@ -358,6 +358,15 @@ class KeepsPinned(Protocol):
 
 
 @runtime_checkable
+class Chained(Protocol):
+    """A backend that may have servers of Tandem behind it."""
+
+    def behind(self) -> set[str]:
+        """Return their ids, as of the last `list_models`. No I/O."""
+        ...
+
+
+@runtime_checkable
 class ListsAtOnce(Protocol):
     """A backend that takes time to describe its models in full."""
 

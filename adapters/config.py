@@ -100,6 +100,16 @@ class MLXConfig(
     voices: dict[str, MLXVoice] = {}
     """Voices for the speech models that imitate one, by the names that requests use."""
 
+    def __post_init__(self) -> None:
+        for folder in self.folders:
+            check_path("folders", folder)
+        check_path("cache_folder", self.cache_folder)
+        check_path("prefix_cache_folder", self.prefix_cache_folder)
+        for name, model in self.models.items():
+            check_path(f"models.{name}.lora", model.lora)
+        for name, voice in self.voices.items():
+            check_path(f"voices.{name}.audio", voice.audio)
+
 
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
@@ -200,6 +210,16 @@ def user_state_folder(environ: Mapping[str, str]) -> Path:
     home = Path(os.path.expanduser("~"))
     folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
     return home / folder / "tandem"
+
+
+def check_path(setting: str, text: str | None) -> None:
+    """Check that `text`, the value of `setting`, can be a path; `None` is not checked.
+
+    Raises:
+        ValueError: it has a NUL, or begins with the home of a user that this machine does not have.
+    """
+    if text is not None and ("\0" in text or os.path.expanduser(text).startswith("~")):
+        raise ValueError(f"`{setting}`: {text!r} is no path on this machine")
 
 
 def make_private_folder(folder: Path) -> None:

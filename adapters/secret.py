@@ -1,7 +1,9 @@
 """Secrets of the configuration: written there, in an environment variable, or in a file."""
 
 import logging
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,8 @@ _PRINTABLE = re.compile(r"[!-~]+")
 """Characters that a header takes: printable ASCII without spaces."""
 _OTHERS = 0o077
 """Permissions of a file for others than its owner."""
+_MOST_BYTES = 65_536
+"""The longest part of a file with a key that is read."""
 
 
 class Secret(str):
@@ -38,7 +42,7 @@ def read_secret(text: str, environ: Mapping[str, str]) -> Secret:
     if kind == "env":
         secret, source = environ.get(place, ""), f"the environment variable {place}"
     elif kind == "file":
-        secret, source = _from_file(Path(place).expanduser()), f"the file {place}"
+        secret, source = _from_file(Path(os.path.expanduser(place))), f"the file {place}"
     else:
         secret, source = text, "the value"
     secret = secret.strip()
@@ -50,9 +54,14 @@ def read_secret(text: str, environ: Mapping[str, str]) -> Secret:
 
 
 def _from_file(path: Path) -> str:
+    """Read a regular file: a pipe could block the server, and a device has no end."""
     try:
-        if path.stat().st_mode & _OTHERS:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path} is not a regular file")
+        if mode & _OTHERS:
             log.warning("%s holds a key, and others can read it. Run: chmod 600 %s", path, path)
-        return path.read_text(encoding="ascii", errors="replace")
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES).decode("ascii", errors="replace")
     except OSError as exc:
         raise ValueError(f"the file {path} cannot be read: {exc.strerror}") from exc

@@ -20,6 +20,7 @@ from adapters.config import (
     MLXConfig,
     OllamaConfig,
     Seconds,
+    check_path,
     user_state_folder,
 )
 from adapters.errors import InvalidRequestError
@@ -55,7 +56,17 @@ _MAX_BYTES = 8_000_000
 APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 """Applications of this machine, which the user installed: no website can have such an origin.
 These are the ones that Ollama allows."""
+_HOST = re.compile(r"[^\s\[\]:/?#@*,]*[^\s\[\]:/?#@*,.]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}")
+"""A name without its port and the root's dot, or an address of IPv6."""
+_HOST_AND_PORT = re.compile(r"[^\s/?#@*,]+")
 _ORIGIN = re.compile(r"\*|[a-z*][a-z0-9+.*-]*://[^/?#@,\s]*", re.IGNORECASE)
+
+
+def _check_hosts(setting: str, hosts: Iterable[str], pattern: re.Pattern[str], form: str) -> None:
+    """Raise `ValueError` for a host that no request could have: it would be without effect."""
+    for host in hosts:
+        if not pattern.fullmatch(host):
+            raise ValueError(f"`{setting}`: {host!r} is no name of a host; write it {form}")
 
 
 class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,6 +85,9 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Pixels; some decoders fail on smaller images."""
     max_count: Count = 16
     """Images in one request."""
+
+    def __post_init__(self) -> None:
+        _check_hosts("fetch_from", self.fetch_from, _HOST_AND_PORT, "without scheme")
 
 
 class AudioConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +175,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.allowed_origins + self.allowed_admin_origins
 
     def __post_init__(self) -> None:
+        check_path("state_folder", self.state_folder)
+        _check_hosts("allowed_hosts", self.allowed_hosts, _HOST, "without scheme and port")
+        _check_hosts("auto_pull_hosts", self.auto_pull_hosts, _HOST_AND_PORT, "without scheme")
         for setting in ("allowed_origins", "allowed_admin_origins"):
             for origin in getattr(self, setting):
                 if not _ORIGIN.fullmatch(origin):

@@ -66,6 +66,9 @@ class OllamaBackend:
     def version(self) -> str | None:
         return self._servers.version
 
+    def behind(self) -> set[str]:
+        return self._servers.behind()
+
     def check(self, request: GenerationRequest) -> None:
         refuse_unenforced(request)
         _refuse_budget(request)

@@ -24,6 +24,7 @@ from adapters.ollama.model_info import (
 )
 from adapters.ollama.wire import Details, Show, ShowBody, ShownVocabulary, Tag, Tags
 from adapters.request import Feature
+from adapters.upstream.behind import CIRCLE, SERVER_ID
 from adapters.upstream.limits import Limits
 
 TOOLS_AS_TEXT = "tools-as-text"
@@ -64,6 +65,10 @@ class Catalog:
         self._lookup = limits.lookup
         self._clock = limits.clock
         self._believed = believed
+        self.behind: tuple[str, ...] = ()
+        """The ids of the servers of Tandem that the last list has named."""
+        self.is_circle = False
+        """This server was among them."""
         self._models: list[Model] = []
         self._until = 0.0
         self._listing: asyncio.Task[list[Model]] | None = None
@@ -272,7 +277,13 @@ class Catalog:
 
     async def _list(self) -> list[Model]:
         requested_at = self._clock()
-        tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
+        listed = await self._client.get("/api/tags", Tags, _SECONDS)
+        self.is_circle = SERVER_ID in listed.servers
+        # A server that takes itself out of a circle has none behind it: the other may go on.
+        self.behind = () if self.is_circle else listed.servers
+        if self.is_circle:
+            raise BackendUnavailableError(CIRCLE)
+        tags = listed.known
         # `/api/tags` lacks properties, the origin above all; they are fetched once for each digest.
         missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
         gate = asyncio.Semaphore(_SHOWS_AT_ONCE)

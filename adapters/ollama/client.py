@@ -20,6 +20,7 @@ from adapters.ollama.errors import FOREIGN, from_response, translate
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.official import ollama
 from adapters.ollama.wire import ChatBody, Line, PullLine, RawBody
+from adapters.upstream.behind import SERVER_HEADER, SERVER_ID
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 from adapters.upstream.trace_context import trace_headers
 from adapters.upstream.transport import Connection, Transport
@@ -52,6 +53,7 @@ class OllamaClient:
         self.key_headers = {"authorization": f"Bearer {key}"} if (key := config.secret) else {}
         """Headers with the key of `config`, for this address alone: no redirect is followed."""
         self._http.headers.update(self.key_headers)
+        self._http.headers[SERVER_HEADER] = SERVER_ID
         # The size limits are meant for what is buffered, so nothing may come compressed.
         self._http.headers["accept-encoding"] = "identity"
         self._heads: dict[tuple[str, str], tuple[httpx.URL, bytes]] = {}

@@ -56,6 +56,7 @@ from adapters.ollama.wire import (
     Tags,
     Version,
 )
+from adapters.upstream.behind import CIRCLE
 from adapters.upstream.circuit_breaker import CircuitBreaker
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline, unless_hanging
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
@@ -428,10 +429,13 @@ class OllamaServer:
         Raises:
             BackendError: the server is not there, or its response is not a list.
         """
+        was_circle = self.catalog.is_circle
         try:
             models = await self.catalog.models()
         except BackendError as error:
             self.breaker.failed(error)
+            if self.catalog.is_circle and not was_circle:
+                log.warning("%s: %s", self.address, CIRCLE)
             raise
         self.breaker.heard()
         if self._version is None:
@@ -493,6 +497,8 @@ class OllamaServer:
         except BackendError as error:
             return Health(ok=False, detail=error.message, breaker=self.breaker.state)
         self._note_version(version.version)
+        if self.catalog.is_circle:
+            return Health(ok=False, detail=CIRCLE, breaker=self.breaker.state)
         failing = self.breaker.is_open
         return Health(
             ok=not failing,

@@ -230,6 +230,10 @@ class OllamaServers:
         """The version of the first server that has reported one."""
         return next((server.version for server in self._servers if server.version), None)
 
+    def behind(self) -> set[str]:
+        """Return as `Chained.behind`."""
+        return {server_id for server in self._servers for server_id in server.catalog.behind}
+
     async def aclose(self) -> None:
         await asyncio.gather(*(server.aclose() for server in self._servers))
         if self._listing:

@@ -282,6 +282,8 @@ class Tag(Struct, kw_only=True):
 
 class Tags(Struct):
     models: tuple[dict[str, Any], ...] | None = None
+    servers: tuple[str, ...] = ()
+    """Ids of a Tandem in Ollama's place and of the servers of Tandem behind it."""
 
     @property
     def known(self) -> list[Tag]:

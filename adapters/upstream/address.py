@@ -52,9 +52,19 @@ def _is_valid(text: str) -> bool:
     """True for an address; a port that is not a number is ignored."""
     scheme, place, path = _parts(text)
     host, _ = _split(place)
-    is_host = _is_v6(host[1:-1]) if host.startswith("[") else _NAME.fullmatch(host)
+    is_host = _is_v6(host[1:-1]) if host.startswith("[") else _is_name(host)
     is_path = _PATH.fullmatch(path) and "@" not in place
     return bool(is_host and is_path) and scheme in ("", *_PORTS)
+
+
+def _is_name(host: str) -> bool:
+    """True for a name that can be looked up, or none: its labels have 1 to 63 characters, and
+    punycode is sound."""
+    try:
+        host.encode("idna").decode("idna")
+    except UnicodeError:
+        return False
+    return _NAME.fullmatch(host) is not None
 
 
 def _parts(text: str) -> tuple[str, str, str]:

@@ -93,6 +93,11 @@ class Connection(HttpToolsProtocol):
     _discarding = False
     """Received data is discarded: the connection is about to close."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._chunks: list[bytes] = []
+        """Chunks of a body that were parsed and not yet passed on."""
+
     def settings(self) -> ServerConfig:
         """Return the settings in use, which a reload replaces; subclasses have them."""
         return ServerConfig()
@@ -145,6 +150,7 @@ class Connection(HttpToolsProtocol):
             if not (self._in_message or _FIRST_LINE.match(data)):
                 raise _Refused(400)
             self._read(data)
+            self._pass_on_body()
             if self._pending_bytes > _MAX_HEAD_BYTES:
                 raise _Refused(400 if self._head_ended else 431)
         except _Refused as refused:
@@ -227,10 +233,17 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._pending_bytes = 0
         self._deadline += len(body) / _MIN_BYTES_PER_SECOND
-        super().on_body(body)
+        self._chunks.append(body)
+
+    def _pass_on_body(self) -> None:
+        """Pass on all chunks at once: each copies the body that waits; a read may have 40,000."""
+        if self._chunks:
+            super().on_body(b"".join(self._chunks))
+            self._chunks.clear()
 
     def on_message_complete(self) -> None:
         self._pending_bytes = 0
+        self._pass_on_body()
         if not self.parser.should_upgrade():
             self._in_message, self._deadline = False, math.inf
             super().on_message_complete()

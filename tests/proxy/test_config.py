@@ -299,6 +299,16 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         (f"server: {'[{a: ' * 1_000_000}", "line 1: the settings are nested too deeply"),
         ("server: [", "line 2"),
         ("x: 1\na: b: c", "line 2"),
+        ("server: {allowed_hosts: ['tandem.lan:8006']}", "'tandem.lan:8006' is no name of a host"),
+        ("server: {allowed_hosts: ['*']}", "'*' is no name of a host"),
+        (
+            "server: {auto_pull_hosts: ['https://hf.co']}",
+            "`auto_pull_hosts`: 'https://hf.co' is no",
+        ),
+        ("server: {images: {fetch_from: ['https://a']}}", "`fetch_from`: 'https://a' is no name"),
+        ("server: {state_folder: ~no-such-user/x}", "`state_folder`: '~no-such-user/x' is no path"),
+        ('backends: {mlx: {folders: ["a\\0b"]}}', "`folders`: 'a\\x00b' is no path"),
+        ("backends: {mlx: {voices: {m: {audio: ~no-such-user/x}}}}", "`voices.m.audio`"),
     ],
 )
 def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, message: str):

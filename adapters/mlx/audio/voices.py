@@ -1,6 +1,8 @@
 """The voices of a speech model: its own, and clips of the configuration that it imitates."""
 
 # pyright: basic
+import errno
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,6 +120,8 @@ def check_clip(clip: MLXVoice, voice: str | None) -> None:
     """
     path = Path(clip.audio).expanduser()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # Opening a pipe would wait.
+            raise OSError(errno.EINVAL, "it is not a regular file")
         path.open("rb").close()
         reason = "" if path.suffix.lower() not in _SOUND or _is_sound(path) else "it is no sound"
     except OSError as error:

@@ -185,7 +185,7 @@ def _resolve(
         return f"'{entry.base}' is an embedding model"
     if not AUDIO.isdisjoint(base.model.capabilities):
         return f"'{entry.base}' is a model of audio"
-    lora = Path(entry.lora).expanduser() if entry.lora is not None else None
+    lora = Path(os.path.expanduser(entry.lora)) if entry.lora is not None else None
     if lora is not None and not all(os.path.isfile(lora / file) for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
     model = replace(base.model, name=name)
@@ -207,7 +207,7 @@ def _look_up(
 ) -> ModelFolder | str | None:
     if name in folders or not name.startswith(_PATHS):
         return folders.get(name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     model = read_folder(path.name, path, describe)
     return ModelFolder(model, path) if isinstance(model, Model) else model
 
@@ -365,7 +365,7 @@ def _implausible(config: dict[str, Any]) -> str | None:
 def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
     """Yield folders that may be models; those of the hub's cache have snapshots inside."""
     for root in config.folders:
-        yield from _below(Path(root).expanduser())
+        yield from _below(Path(os.path.expanduser(root)))
     yield from _below(imports_folder(config.cache_folder))
     if config.huggingface_cache:
         for folder in _subfolders(huggingface_cache()):
@@ -409,10 +409,10 @@ def _snapshot(folder: Path) -> Path | None:
 def huggingface_cache() -> Path:
     """The folder of the hub's client. Source: huggingface_hub.constants."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(folder).expanduser()
+        return Path(os.path.expanduser(folder))
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or f"{cache_home}/huggingface"
-    return Path(home).expanduser() / "hub"
+    return Path(os.path.expanduser(home)) / "hub"
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -12,8 +12,9 @@ from litestar import get, post
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 
-from adapters.backend import Capability, Model, ModelDetails, RunningModel
+from adapters.backend import Capability, Chained, Model, ModelDetails, RunningModel
 from adapters.errors import BackendError, InvalidRequestError
+from adapters.upstream.behind import SERVER_HEADER, SERVER_ID
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models.registry import BackendModels, Deployment, RegisteredModel, Registry
@@ -64,6 +65,8 @@ class OllamaModel(Struct, kw_only=True):
 
 class OllamaModels(Struct):
     models: list[OllamaModel]
+    servers: list[str] | UnsetType = UNSET
+    """For a Tandem that asks: the ids of this server and of the servers of Tandem behind it."""
 
 
 class RunningOllamaModel(Struct, kw_only=True):
@@ -139,8 +142,15 @@ async def list_tags(request: ServerRequest) -> OllamaModels:
     registry = request.registry
     await registry.refresh(_LISTING_SECONDS, only_new=True)
     return OllamaModels(
-        [_to_model(registry, entry, name) for entry in request.entries() for name in entry.names]
+        [_to_model(registry, entry, name) for entry in request.entries() for name in entry.names],
+        servers=_to_servers(registry) if SERVER_HEADER in request.fields else UNSET,
     )
+
+
+def _to_servers(registry: Registry) -> list[str]:
+    backends = (listed.backend for listed in registry.backends.values())
+    behind = (backend.behind() for backend in backends if isinstance(backend, Chained))
+    return [SERVER_ID, *sorted(set[str]().union(*behind))]
 
 
 def _to_model(registry: Registry, entry: RegisteredModel, name: str) -> OllamaModel:

@@ -22,6 +22,7 @@ from adapters.errors import (
 from adapters.ollama.backend import OllamaBackend
 from adapters.ollama.server import OllamaServer
 from adapters.request import GenerationRequest, Message, TextPart
+from adapters.upstream.behind import SERVER_ID
 from adapters.upstream.limits import Limits
 
 CHAT = GenerationRequest(
@@ -503,3 +504,22 @@ async def test_closing_the_backend_stops_the_list_in_progress(standin: StandIn):
     await backend.aclose()
     with pytest.raises(BackendUnavailableError):
         await asyncio.wait_for(waiting, 20)
+
+
+async def test_tandem_that_has_this_server_behind_it_is_no_ollama(
+    full: StandIn, backend: OllamaBackend
+):
+    """Two servers that have one another as their Ollama waited for each other's lists."""
+    says_json(full, "/api/tags", {"models": [], "servers": ["other", SERVER_ID]})
+    with pytest.raises(BackendUnavailableError, match="in a circle"):
+        await backend.list_models()
+    health = await backend.health()
+    assert not health.ok
+    assert "in a circle" in (health.detail or "")
+    assert backend.behind() == set()
+
+
+async def test_other_tandems_behind_a_server_are_known(full: StandIn, backend: OllamaBackend):
+    says_json(full, "/api/tags", {"models": [], "servers": ["other", "third"]})
+    await backend.list_models()
+    assert backend.behind() == {"other", "third"}

@@ -66,6 +66,9 @@ NOWHERE = [
     "http://box/?key=1",
     "http://box/#1",
     "http//127.0.0.1:1234",
+    "http://xn--a",
+    f"http://{'a' * 64}.example",
+    "box..example",
 ]
 
 

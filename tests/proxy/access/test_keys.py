@@ -538,6 +538,8 @@ def test_key_from_environment_and_file(tmp_path: Path):
         ("env:NOT_SET", "$.server.keys[0].key: 'laptop': the environment variable NOT_SET"),
         ("file:/nonexistent/key", "the file /nonexistent/key cannot be read: No such file"),
         ("env:WITH_SPACES", "only printable ASCII without spaces"),
+        ("file:/dev/zero", "/dev/zero is not a regular file"),
+        ("file:~no-such-user/key", "cannot be read: No such file"),
     ],
 )
 def test_key_that_cannot_be_read_is_reported(key: str, words: str):

@@ -20,6 +20,7 @@ from adapters.backend import (
 )
 from adapters.errors import BackendUnavailableError, ContextLengthError
 from adapters.request import EmbeddingRequest
+from adapters.upstream.behind import SERVER_HEADER, SERVER_ID
 from proxy.app import create_app
 from proxy.config import Config, ModelConfig
 
@@ -302,3 +303,10 @@ async def test_insecure_registry_is_refused_by_name():
         response = await client.post("/api/pull", json={"model": "x", "insecure": True})
     assert response.status_code == 400
     assert "'insecure'" in response.json()["error"]
+
+
+async def test_tandem_is_told_of_the_servers_behind_this_one():
+    async with http_client(*engines()) as client:
+        assert "servers" not in (await client.get("/api/tags")).json()
+        told = await client.get("/api/tags", headers={SERVER_HEADER: "other"})
+    assert told.json()["servers"] == [SERVER_ID]
