@@ -58,7 +58,7 @@ def raw_ids(tokenizer: Any, request: GenerationRequest) -> list[int]:
     return ids
 
 
-def _to_be_continued(tokenizer: Any, text: str) -> list[int]:
+def _to_be_continued(tokenizer: Any, text: Any) -> list[int]:
     """Tokenize `text` without the end that some tokenizers append (Command R's)."""
     ids, example, own = tokenizer.encode(text), tokenizer.encode("a"), _plain(tokenizer, "a")
     appended = len(example) - example.index(own[0]) - len(own)
