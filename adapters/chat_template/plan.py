@@ -275,7 +275,8 @@ def _take_thought(plan: Plan, keys: Sequence[str], writing: Writing) -> Probing[
 
 def _probe(plan: Plan, shape: _Shape, writing: Writing) -> Probe:
     messages = rewrite(shape.messages, plan.rewrites, writing).messages
-    return Probe(messages, shape.tools, form=plan.form, thinking=shape.thinking)
+    tools = shape.tools if plan.tools else ()  # Else a request tells them in words.
+    return Probe(messages, tools, form=plan.form, thinking=shape.thinking)
 
 
 def _has(text: str | Refusal, words: tuple[tuple[str, ...], ...]) -> bool:

@@ -95,6 +95,18 @@ def test_a_plain_history_is_not_changed():
         assert rewrite(messages, plan_of(name).rewrites).messages is messages
 
 
+def test_calls_are_tried_without_tools_where_the_template_refuses_those():
+    plain = renderer("google-gemma-2-2b-it")
+
+    def render(probe: Probe) -> str | Refusal:
+        # As Command R+ has it: the template for tools wants another form of them.
+        return Refusal("no 'parameter_definitions'") if probe.tools else plain(probe)
+
+    plan = run(find_plan(), render)
+    assert {"calls-as-text", "results-as-user"} <= plan.rewrites
+    assert "a call" not in plan.refused
+
+
 def test_an_empty_answer_is_left_out_where_the_template_refuses_it():
     def render(probe: Probe) -> str | Refusal:
         if any(m.role == "assistant" and not (m.text or m.tool_calls) for m in probe.messages):
