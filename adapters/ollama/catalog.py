@@ -313,7 +313,8 @@ class Catalog:
         capabilities: frozenset[Capability] = frozenset(
             _CAPABILITIES[name] for name in names if name in _CAPABILITIES
         )
-        is_mlx = details.format == "safetensors"
+        # A Tandem runs its own MLX models, which can do all of that.
+        is_mlx = details.format == "safetensors" and not self.behind
         file = origin(shown)
         running = self._as_loaded(tag.name)
         notes = self._notes.get((tag.name, tag.digest), ())

@@ -523,3 +523,13 @@ async def test_other_tandems_behind_a_server_are_known(full: StandIn, backend: O
     says_json(full, "/api/tags", {"models": [], "servers": ["other", "third"]})
     await backend.list_models()
     assert backend.behind() == {"other", "third"}
+
+
+@pytest.mark.parametrize(("servers", "is_limited"), [([], True), (["other"], False)])
+async def test_mlx_models_of_a_tandem_lack_nothing_that_those_of_ollama_lack(
+    full: StandIn, backend: OllamaBackend, servers: list[str], is_limited: bool
+):
+    tag = {"name": "m:1b", "digest": "d", "details": {"format": "safetensors"}}
+    says_json(full, "/api/tags", {"models": [tag], "servers": servers})
+    (model,) = await backend.list_models()
+    assert ("response_format" in model.lacks) is is_limited
