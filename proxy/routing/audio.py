@@ -11,21 +11,10 @@ from adapters.audio import (
     TranscriptSegment,
     TranscriptStarted,
 )
-from adapters.backend import Capability
-from adapters.errors import InvalidRequestError
 from adapters.events import Finished, Started, TextDelta, Usage
-from proxy.models.registry import RegisteredModel
 from proxy.record import Attempt
 
 E = TypeVar("E")
-
-
-def no_such_capability(entry: RegisteredModel, capability: Capability) -> InvalidRequestError:
-    """Create the error for a model without `capability`."""
-    return InvalidRequestError(
-        f"'{entry.id}' is not a {capability} model: see 'capabilities' in GET /v1/models.",
-        param="model",
-    )
 
 
 class RecordedAudio:

@@ -31,7 +31,7 @@ from proxy.memory.budget import SharedBudget
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry, same_weights
 from proxy.record import Attempt, Record
-from proxy.routing.audio import RecordedAudio, no_such_capability
+from proxy.routing.audio import RecordedAudio
 from proxy.routing.by_speed import Clock, SpeedChooser
 from proxy.routing.candidates import Candidates
 from proxy.routing.decision import Decider, Decision
@@ -40,7 +40,7 @@ from proxy.routing.explanation import to_reasons
 from proxy.routing.fallbacks import Fallbacks
 from proxy.routing.lookup import ModelLookup, Permission
 from proxy.routing.measurements import Measurements
-from proxy.routing.other_kinds import refuse_other_kinds
+from proxy.routing.other_kinds import no_such_capability, refuse_other_kinds
 from proxy.routing.requirements import Requirements, to_requirements
 from proxy.sinks import CheckedSink
 

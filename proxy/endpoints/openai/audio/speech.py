@@ -37,10 +37,11 @@ class SpeechBody(Struct, kw_only=True):
     voice: str | VoiceId | None = None
     """OpenAI requires one; without it the model's default speaks."""
     instructions: Annotated[str, Meta(max_length=4096)] | None = None
-    response_format: str = "mp3"
-    """`mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
-    speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
-    stream_format: Literal["audio", "sse"] = "audio"
+    response_format: str | None = None
+    """`mp3`, which is the default, `opus`, `aac`, `flac`, `wav` or `pcm`."""
+    speed: Annotated[float, Meta(ge=0.25, le=4)] | None = None
+    """1 is the voice's own."""
+    stream_format: Literal["audio", "sse"] | None = None
     backend: str | None = None
     """The name of the backend that must answer."""
     keep_alive: KeepAlive | None = None
@@ -73,7 +74,7 @@ def to_speech_request(body: SpeechBody, model: str) -> SpeechRequest:
         model=model,
         text=body.input,
         voice=voice or None,
-        speed=body.speed,
+        speed=1.0 if body.speed is None else body.speed,
         instructions=body.instructions or None,
         keep_alive=to_keep_alive(body.keep_alive, body.ttl),
     )
@@ -175,7 +176,7 @@ _SPEECH = Operation(
 async def create_speech(request: ServerRequest) -> ASGIResponse:
     request.record.operation = "speech"
     body = await request.read(SpeechBody)
-    form = to_format(body.response_format)
+    form = to_format("mp3" if body.response_format is None else body.response_format)
     require_codecs("model")
     limit = request.config.server.audio.max_input
     if len(body.input) > limit:
@@ -184,7 +185,7 @@ async def create_speech(request: ServerRequest) -> ASGIResponse:
         )
     routed = to_speech_request(body, request.forced(body.model, body.backend))
     request.check_keep_alive(routed.keep_alive)
-    is_file = body.stream_format == "audio"
+    is_file = body.stream_format != "sse"
     request.record.streamed = not is_file
     media_type = CODECS[form].media_type
     return await request.begin_stream(

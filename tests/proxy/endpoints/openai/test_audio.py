@@ -449,6 +449,24 @@ async def test_speech_of_a_text_model_is_refused():
     )
 
 
+async def test_model_of_the_other_kind_of_audio_is_refused_with_its_route():
+    async with http_client(ScriptedAudio()) as client:
+        spoken = await client.post(SPEECH, json={**SAY, "model": "listener"})
+    assert spoken.json()["error"]["message"] == (
+        "'listener' is not a speech model. Send audio to POST /v1/audio/transcriptions."
+    )
+    response = await post_form(ScriptedAudio(), model=SAY["model"])
+    assert "POST /v1/audio/speech" in response.json()["error"]["message"]
+
+
+async def test_fields_of_speech_that_are_null_have_their_defaults():
+    unset = dict.fromkeys(("response_format", "speed", "stream_format", "instructions"))
+    async with http_client(ScriptedAudio()) as client:
+        response = await client.post(SPEECH, json=SAY | unset)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "audio/mpeg"
+
+
 async def test_cards_have_the_capability():
     async with openai_client(ScriptedAudio()) as client:
         cards = {card.id: card.to_dict() for card in (await client.models.list()).data}
