@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 from adapters.gguf.conversion import UnsupportedGGUFError
 
 _SPACE = "▁"
-_NORMAL, _UNKNOWN, _BYTE = 1, 2, 6  # tokenizer.ggml.token_type
+_NORMAL, _UNKNOWN, _USER_DEFINED, _BYTE = 1, 2, 4, 6  # tokenizer.ggml.token_type
 
 Metadata = Mapping[str, Any]
 
@@ -53,6 +53,12 @@ def write_spaces(tokenizer: Tokenizer, *, has_prefix: bool) -> None:
         tokenizer.decoder = decoders.Sequence(steps)
 
 
+def is_spaces(token: str) -> bool:
+    """True for several spaces, as Gemma has them as added tokens: no text has them by that name,
+    and its spaces are merged to them."""
+    return not token.strip(_SPACE)
+
+
 def _model(tokens: Sequence[str], kinds: Sequence[int], scores: Sequence[float]) -> BPE:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
@@ -74,7 +80,7 @@ def _merges(
     scored = {
         token: score
         for token, kind, score in zip(tokens, kinds, scores, strict=True)
-        if kind == _NORMAL
+        if kind == _NORMAL or (kind == _USER_DEFINED and is_spaces(token))
     }
     # Stable: for equal scores the lower id comes first, as in files with ranks as scores.
     for token in sorted(scored, key=lambda token: -scored[token]):

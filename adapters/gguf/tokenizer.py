@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.gguf.sentencepiece import build_sentencepiece, write_spaces
+from adapters.gguf.sentencepiece import build_sentencepiece, is_spaces, write_spaces
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 _KINDS = ("gpt2", "llama", "gemma4")  # tokenizer.ggml.model
@@ -301,7 +301,7 @@ def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:
     return [
         AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
         for token, kind in zip(tokens, kinds, strict=True)
-        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+        if kind in (_UNKNOWN, _CONTROL) or (kind == _USER_DEFINED and not is_spaces(token))
     ]
 
 

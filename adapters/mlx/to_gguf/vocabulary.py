@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.gguf.sentencepiece import is_spaces
 from adapters.gguf.tokenizer import (
     ENDS,
     PRE_TOKENIZER_NAMES,
@@ -99,7 +100,8 @@ def _tokens(tokenizer: Tokenizer, model: dict[str, Any], rows: int) -> tuple[lis
         is_byte = bool(model.get("byte_fallback") and _BYTE_TOKEN.fullmatch(token))
         tokens[index], kinds[index] = token, _BYTE if is_byte else _NORMAL
     for index, added in tokenizer.get_added_tokens_decoder().items():
-        kinds[index] = _CONTROL if added.special else _USER_DEFINED
+        if added.special or not is_spaces(added.content):
+            kinds[index] = _CONTROL if added.special else _USER_DEFINED
     unknown = model.get("unk_token")
     if unknown is not None:
         kinds[model["vocab"][unknown]] = _UNKNOWN

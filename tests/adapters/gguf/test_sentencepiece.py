@@ -165,3 +165,14 @@ def test_mlx_streams_text_of_a_sentencepiece_vocabulary(tmp_path: Path, prefix: 
         pieces = [stream.add(token) for token in ids]
         assert "".join(pieces) + stream.finish() == text
         assert len([piece for piece in pieces if piece]) > 2
+
+
+def test_spaces_that_a_file_has_as_user_defined_are_merged() -> None:
+    """Gemma's files from Ollama's own converter have them by their name in the vocabulary."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "▁▁", "▁▁▁▁"]
+    kinds, scores = [2, 3, 3, 1, 1, 4, 4], [0.0, 0.0, 0.0, -2.0, -1.0, 0.0, 0.0]
+    about = {"tokens": tokens, "token_type": kinds, "scores": scores, "add_space_prefix": False}
+    tokenizer = build_tokenizer(metadata(**about))
+    ids = tokenizer.encode("a    a  a", add_special_tokens=False).ids
+    assert ids == [4, 6, 4, 5, 4]
+    assert tokenizer.decode(ids) == "a    a  a"

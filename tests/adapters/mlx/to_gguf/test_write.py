@@ -13,11 +13,14 @@ from fakes.tiny_gguf import write_gguf as write_source
 from gguf import GGMLQuantizationType as GGML
 from references.decoder import ARCHITECTURES as COMPUTED
 from references.decoder import Reference
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.gguf.tokenizer import build_tokenizer
 from adapters.mlx.gguf import convert
 from adapters.mlx.to_gguf import write_gguf
 from adapters.mlx.to_gguf.arrays import read_arrays
+from adapters.mlx.to_gguf.vocabulary import vocabulary
 
 pytestmark = pytest.mark.long
 
@@ -433,3 +436,24 @@ def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
     with pytest.raises(UnsupportedGGUFError, match=named):
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
     assert not (tmp_path / "back.gguf").exists()
+
+
+def test_spaces_that_are_added_tokens_keep_their_ids(tmp_path: Path) -> None:
+    """Gemma 2 and 3 have them so: no text has them by that name, its spaces are merged to them."""
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    words = ["<unk>", *bytes_, "▁", "▁▁", "▁▁▁", "a"]
+    model = models.BPE(
+        {word: at for at, word in enumerate(words)},
+        [("▁", "▁"), ("▁▁", "▁")],
+        unk_token="<unk>",
+        byte_fallback=True,
+        fuse_unk=True,
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("▁▁", "▁▁▁")])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    read = build_tokenizer(vocabulary(tmp_path, {}, len(words), "llama"))
+    for text in ("a  a   a", "   a"):
+        assert read.encode(text).ids == tokenizer.encode(text).ids
