@@ -244,8 +244,9 @@ class Answer:
         text = "" if sampled.finish == "stop" else self._text.add(sampled.token)
         if self._ledger is not None and sampled.finish != "stop":
             entry = to_logprob(self._vocabulary, sampled)
-            if self._count == 1 and text:  # It may have lost the space before the first word.
-                entry = replace(entry, bytes=tuple(text.encode()))
+            own = text.encode()
+            if self._count == 1 and entry.bytes == (*b" ", *own):  # SentencePiece's first space.
+                entry = replace(entry, bytes=tuple(own))
             self._ledger.add(entry, len(text))
         if last:
             text += self._text.finish()

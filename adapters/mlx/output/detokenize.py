@@ -35,7 +35,8 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._special = _special_ids(tokenizer)
+        # Those with a role: others, as Mistral's `[INST]`, are text for mlx-lm and mlx-vlm, too.
+        self._special = frozenset(tokenizer.all_special_ids)
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
         self.token_bytes = TokenBytes(self._look_up)
         """The same as `bytes_of`; a lookup costs no call once a token was seen."""
@@ -97,13 +98,6 @@ class Vocabulary:
         return text.replace("\u2581", " ").encode()
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of control tokens: transformers' list has those with a role (`eos`) only, and
-    not Llama 3's `<|start_header_id|>` or Mistral's `[INST]`."""
-    marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
-    return frozenset((*tokenizer.all_special_ids, *marked))
-
-
 def byte_level(token: str) -> bytes:
     """Return the bytes of a token of a byte-level vocabulary, as that of GPT-2 and of Whisper."""
     return b"".join(
@@ -161,7 +155,7 @@ class WindowDetokenizer:
             return ""
         self._new.append(token)
         text = self._text_of_new()
-        if text.endswith("\ufffd") and len(self._new) < _LONGEST_CHARACTER:
+        if text.endswith("\ufffd") and len(self._new) < _MOST_HELD:
             return ""
         self._known, self._new = self._new, []
         return text
@@ -174,5 +168,6 @@ class WindowDetokenizer:
         return self._decode([*self._known, *self._new])[len(known) :]
 
 
-_LONGEST_CHARACTER = 4
-"""Bytes of a character in UTF-8, each of which may be a token."""
+_MOST_HELD = 64
+"""Tokens that are held back while their end is part of a character. A character has four at most,
+but a tokenizer decodes bytes that are no character in another way beside those before them."""

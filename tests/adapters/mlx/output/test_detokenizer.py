@@ -76,9 +76,7 @@ def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    # Gemma's indents, and a marker of Mistral: transformers lists neither as special.
-    tokenizer.add_tokens([AddedToken("▁▁▁▁", normalized=False)])
-    tokenizer.add_special_tokens(["[INST]"])
+    tokenizer.add_tokens([AddedToken("▁▁▁▁", normalized=False)])  # As Gemma has its indents.
     return saved(tokenizer, folder)
 
 
@@ -104,14 +102,6 @@ def test_an_added_token_of_sentencepiece_is_decoded_as_the_others(sentencepiece:
     hi, indent = map(sentencepiece.convert_tokens_to_ids, ("▁Hi", "▁▁▁▁"))
     assert pieces(sentencepiece, [hi, indent, hi]) == ["Hi", "    ", " Hi", ""]
     assert Vocabulary(sentencepiece).text_of(indent) == "    "
-
-
-def test_a_control_token_without_a_role_is_nobodys_text(sentencepiece: Any) -> None:
-    hi, marker = map(sentencepiece.convert_tokens_to_ids, ("▁Hi", "[INST]"))
-    vocabulary = Vocabulary(sentencepiece)
-    assert pieces(sentencepiece, [hi, marker]) == ["Hi", "", ""]
-    assert vocabulary.bytes_of(marker) == b""
-    assert vocabulary.detokenizer(frozenset({"[INST]"})).add(marker) == "[INST]"
 
 
 @pytest.fixture(scope="module")
