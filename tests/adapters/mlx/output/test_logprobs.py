@@ -196,3 +196,16 @@ async def test_a_control_token_without_text_has_its_logprob(
     tokens = [entry.token for entries in reported for entry in entries]
     assert tokens == ["<|im_start|>"] * 3
     assert usage_of(events).completion_tokens == 3
+
+
+async def test_a_first_token_that_is_no_character_has_its_byte(backend: MLXBackend) -> None:
+    request = GenerationRequest(
+        model="llama",
+        prompt=TokenIds(ids()),
+        max_tokens=2,
+        top_logprobs=1,
+        sampling=Sampling(logit_bias={187: 100.0}),
+    )
+    events = await answer(backend, request)
+    assert told(events)["text"] == "\ufffd\ufffd"
+    assert [bytes(entry.bytes or ()) for entry in reported(events)] == [b"\xff", b"\xff"]
