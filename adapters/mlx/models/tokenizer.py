@@ -10,7 +10,9 @@ from adapters.errors import GenerationError
 
 
 def open_tokenizer(folder: Path, ends: Any = None) -> Any:
-    """Load a tokenizer as mlx-lm does; code of the folder is never run, without a question.
+    """Load a tokenizer as mlx-lm does.
+
+    Code of the folder is never run: without the setting, transformers would ask at the terminal.
 
     `ends`: ids of the tokens that end an answer, where config.json has any.
 
