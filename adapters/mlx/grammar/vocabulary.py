@@ -21,20 +21,19 @@ def renamed(tokenizer: str) -> str:
     whole = msgspec.json.decode(tokenizer)
     control = _control_names(whole["added_tokens"])
     whole = rename_tokens(whole, {name: f"{name[:1]}\uf8ff{name[1:]}" for name in control})
-    if (whole["decoder"] or {}).get("type") == "Metaspace":  # llguidance knows its parts only.
-        whole["decoder"] = _SPACES
+    whole["decoder"] = _in_parts(whole["decoder"])
     return msgspec.json.encode({**whole, "padding": None, "truncation": None}).decode()
 
 
-_SPACES = {
-    "type": "Sequence",
-    "decoders": [
-        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ],
-}
-"""SentencePiece's decoder, but for the space before the first word."""
+def _in_parts(decoder: Any) -> Any:
+    """Return a decoder with `Metaspace` in it by parts that llguidance knows, without the one for
+    the space before the first word."""
+    parts = (decoder or {}).get("decoders", [decoder or {}])
+    spaces = next((part for part in parts if part.get("type") == "Metaspace"), None)
+    if spaces is None:
+        return decoder
+    replaced = {"type": "Replace", "pattern": {"String": spaces["replacement"]}, "content": " "}
+    return {"type": "Sequence", "decoders": [replaced, {"type": "ByteFallback"}, {"type": "Fuse"}]}
 
 
 def _control_names(added: list[dict[str, Any]]) -> list[str]:

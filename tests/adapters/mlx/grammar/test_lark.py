@@ -205,11 +205,16 @@ async def test_merges_of_a_control_token_are_left_out() -> None:
     assert tokenizer.token_to_id("<s>") not in await forced(tokenizer, "a<s>b")
 
 
-async def test_spaces_of_a_decoder_without_parts_are_read() -> None:
+@pytest.mark.parametrize(
+    "decoder",
+    [decoders.Metaspace(), decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])],
+    ids=["T5", "ChatGLM"],
+)
+async def test_spaces_of_a_decoder_are_read(decoder: Any) -> None:
     pieces = ["<unk>", "</s>", "\u2581", *'ab"']
-    unigram = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
+    unigram: Any = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    unigram.decoder = decoders.Metaspace()
+    unigram.decoder = decoder
     assert unigram.token_to_id("\u2581") in await forced(unigram, "a b")
 
 
