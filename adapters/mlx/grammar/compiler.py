@@ -132,6 +132,8 @@ class GrammarCompiler:
             UnsupportedParameterError: the tokenizer of this model cannot be constrained.
             BackendUnavailableError: other grammars took all the time.
         """
+        if not is_constrained(request, style.syntax):
+            return Compiled(None)
         loop = asyncio.get_running_loop()
         seconds = self._compile_seconds
         if self._tokenizer is None:  # The first request waits for the vocabulary, without a limit.
@@ -177,8 +179,6 @@ class GrammarCompiler:
         turn.begin()
         tokenizer = self._load_tokenizer(_param_of(request))
         style = replace(style, control=self._control)
-        if not is_constrained(request, style.syntax):
-            return Compiled(None)
         enforced, ignored = self._to_enforceable(tokenizer, request, turn)
         turn.check()
         try:
@@ -256,7 +256,12 @@ class GrammarCompiler:
                 raise UnsupportedParameterError(
                     "This model's tokenizer cannot be constrained.", param=param
                 )
-            ends = sorted(self._end_tokens) or None
+            if not self._end_tokens:
+                raise UnsupportedParameterError(
+                    "This model has no token that ends an answer: none can be constrained.",
+                    param=param,
+                )
+            ends = sorted(self._end_tokens)
             try:
                 self._tokenizer = LLTokenizer(renamed(rust.to_str()), eos_token=ends)
             except ValueError as error:

@@ -226,6 +226,16 @@ async def test_a_vocabulary_that_cannot_be_read_is_refused_by_name() -> None:
     assert caught.value.param == "response_format"
 
 
+async def test_a_vocabulary_without_an_end_is_refused_where_an_answer_is_constrained() -> None:
+    wrapper = SimpleNamespace(backend_tokenizer=with_letters(), get_added_vocab=dict[str, int])
+    compiler = GrammarCompiler(wrapper, frozenset())
+    with pytest.raises(UnsupportedParameterError, match="no token that ends") as caught:
+        await compiled(compiler, request(response_format=JSONSchema({"enum": ["a"]})))
+    assert caught.value.param == "response_format"
+    free = request(ADD, tool_choice="none")
+    assert (await compiler.compile(free, Style(HERMES))).matcher is None
+
+
 def with_letters(*words: str, merges: list[tuple[str, str]] | None = None) -> Any:
     """A vocabulary of `</s>`, the bytes and `words`."""
     tokens = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
