@@ -143,10 +143,10 @@ def _adds_bos(tokenizer: Tokenizer) -> bool:
 
 def _strips_after_tokens(tokenizer: Tokenizer) -> bool:
     """Return whether control tokens take the white space after them, as llama.cpp has it."""
-    strips = {
-        token.content: token.rstrip for token in tokenizer.get_added_tokens_decoder().values()
-    }
-    return strips.keys() >= {*NEVER_STRIPPED} and any(strips.values())
+    added = tokenizer.get_added_tokens_decoder().values()
+    others = [token for token in added if token.special and token.content not in NEVER_STRIPPED]
+    is_known = all(tokenizer.token_to_id(text) is not None for text in (*NEVER_STRIPPED, "</s>"))
+    return is_known and bool(others) and all(token.rstrip for token in others)
 
 
 def _special_tokens(
