@@ -9,14 +9,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from adapters.errors import InvalidRequestError
-
-Node = Any
-"""A schema: an object, or True for any value and False for none."""
+from adapters.schema_keywords import LISTS, MAPS, SINGLES, Node
 
 ROOT = "#"
-MAPS = ("properties", "patternProperties")
-LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-SINGLES = ("items", "additionalItems", "additionalProperties")
 _SCALARS = {"null", "boolean", "integer", "number", "string"}
 
 
@@ -158,7 +153,7 @@ def resolve(document: Node, pointer: str) -> Node:
         return document
     if not pointer.startswith("#/"):
         raise InvalidRequestError(
-            f"'$ref' must begin with '#/': '{pointer[:80]}' is not supported."
+            "A $ref must point into the schema itself, as '#/$defs/NAME' does."
         )
     node = document
     for part in unquote(pointer[2:]).split("/"):

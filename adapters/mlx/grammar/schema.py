@@ -20,7 +20,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError
-from adapters.mlx.grammar.references import LISTS, MAPS, ROOT, SINGLES, Node, References
+from adapters.mlx.grammar.references import ROOT, References
+from adapters.schema_keywords import LISTS, MAPS, SINGLES, Node, is_number
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -39,7 +40,7 @@ _SMALLEST_RANGE = 1e-6
 _OBJECT = ("properties", "required", "additionalProperties", "patternProperties")
 _KINDS = {
     "object": (*_OBJECT, "minProperties", "maxProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems", "additionalItems"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
     "string": ("pattern", "format", "minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
@@ -339,8 +340,3 @@ def _narrow_number(schema: _Schema, *, is_integer: bool) -> _Schema:
             )
         narrowed.setdefault("multipleOf", _DECIMALS)
     return narrowed
-
-
-def is_number(value: Any) -> bool:
-    """True for the numbers of JSON: a boolean is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -95,6 +95,7 @@ WRONG = frozenset(
     {
         *("null for a number", "null for properties", "null for a type", "null for a schema"),
         *("required of a property", "invented type", "no values", "gone", "elsewhere"),
+        "contradiction",
     }
 )
 """Schemas that no engine could enforce."""
