@@ -193,7 +193,11 @@ def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> d
         case Regex(pattern=pattern):
             # A string in JSON, which `QuotedTextReader` reads.
             own = {"type": "string", "pattern": f"^(?:{pattern})$"}
-            return rewriter.rewrite(own, "guided_regex", strict=True)
+            try:
+                return rewriter.rewrite(own, "guided_regex", strict=True)
+            except InvalidRequestError as error:  # Its path is in a schema that no client has sent.
+                error.param = "guided_regex"
+                raise
         case JSONSchema(schema=schema, strict=strict):
             return rewriter.rewrite(schema, SCHEMA_PATH, strict=strict)
         case _:
