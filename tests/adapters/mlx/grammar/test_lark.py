@@ -413,6 +413,10 @@ BAD = {"type": "object", "properties": {"a": {"not": {}}}}
         (request(response_format=Regex("a" * 70_000)), "guided_regex", "64 KB"),
         (request(response_format=Lark("start: what")), "guided_grammar", "what"),
         (request(response_format=Lark("start: start")), "guided_grammar", "enforced"),
+        *(
+            (request(Tool("f", input_format=form)), "tools[0].input_format", "not a valid grammar")
+            for form in (Regex("("), Lark("what"), Lark("start: what"))
+        ),
         (
             request(ADD, Tool("f", None, BAD, strict=True), tool_choice="required"),
             "tools[1].function.parameters.properties.a.not",
