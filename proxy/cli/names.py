@@ -2,8 +2,25 @@
 
 from contextlib import suppress
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
+
+
+def to_segment(model: str) -> str:
+    """Return a name as one segment of a path: `/` and a lone `..` are parts of the name."""
+    return quote(model, safe="").replace(".", "%2E")
+
+
+def require_name(model: str | None) -> str | None:
+    """Return the name of a model as it was given.
+
+    Raises:
+        BadParameter: it is empty, as a variable of a script that is not set, or no text.
+    """
+    if model is not None and not (model.strip() and model.isprintable()):
+        raise typer.BadParameter("It has to be a name; `tandem models` lists all.")
+    return model
 
 
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -24,6 +41,9 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
 ModelName = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A model listed by `tandem models`.", autocompletion=complete_model
+        metavar="MODEL",
+        help="A model listed by `tandem models`.",
+        autocompletion=complete_model,
+        callback=require_name,
     ),
 ]
