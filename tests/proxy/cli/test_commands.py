@@ -31,7 +31,7 @@ from proxy.stored.entry import Page
 from proxy.stored.store import Store
 
 SETTINGS = (
-    "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other]}}\n"
+    "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other, 'model:1b']}}\n"
     "models: {fast: {echo: org/echo}}\n"
 )
 
@@ -71,15 +71,27 @@ def test_models_of_the_server_are_listed(tandem: Any):
     assert "other" in [card["id"] for card in json.loads(out)["data"]]
 
 
-@pytest.mark.parametrize("words", ["tandem show f", "tandem load --url {url} f"])
-def test_shell_completes_models_of_the_server_of_the_command(server: Running, words: str):
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("tandem show f", "fast"),
+        ("tandem load --url {url} f", "fast"),
+        ("tandem chat model:1", "1b"),
+        ("tandem chat model:", "1b"),
+    ],
+)
+def test_shell_completes_models_of_the_server_of_the_command(
+    server: Running, words: str, shown: str
+):
     url = f"http://127.0.0.1:{server.port}"
-    typed = {"COMP_WORDS": words.format(url=url), "COMP_CWORD": str(len(words.split()) - 1)}
+    # Bash splits words at colons, and sends them in lines.
+    lines = words.format(url=url).replace(" ", "\n").replace(":", "\n:\n").strip("\n")
+    typed = {"COMP_WORDS": lines, "COMP_CWORD": str(lines.count("\n"))}
     given = {} if "--url" in words else {"TANDEM_URL": url}
     env = os.environ | typed | given | {"_TANDEM_COMPLETE": "complete_bash", "TANDEM_PORT": "9"}
     program = [sys.executable, "-c", "from proxy.cli import main; main()"]
     done = subprocess.run(program, capture_output=True, text=True, env=env)
-    assert done.stdout.split() == ["fast"]
+    assert done.stdout.split() == [shown]
 
 
 def test_model_with_a_slash_is_loaded_and_unloaded(tandem: Any):
