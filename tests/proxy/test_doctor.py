@@ -302,6 +302,19 @@ async def test_address_of_another_machine_is_no_other_program(tmp_path: Path):
     assert "server.host" in (check.remediation or "")
 
 
+@pytest.mark.long
+def test_marks_differ_on_a_terminal_without_their_characters(tmp_path: Path):
+    config = write(tmp_path, "server: {memory_bytes: x}")
+    done = subprocess.run(
+        command("doctor", "--config", str(config)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1", "TANDEM_PORT": "0"},
+    )
+    assert "\n  x " in done.stdout
+    assert "\n  + Tandem" in done.stdout
+
+
 def test_tab_in_the_settings_is_named(tmp_path: Path):
     path = write(tmp_path, "server:\n\tport: 8007\n")
     check = examine_config(str(path), {}).checks["config.file"]
