@@ -113,7 +113,11 @@ class RunningServer:
                     raise CommandError(_message(response.status_code, response.text))
                 yield response
         except httpx.HTTPError as exc:
-            raise CommandError(f"The connection to {self.url} failed: {exc}. Try again.") from exc
+            reason = str(exc).rstrip(".")
+            raise CommandError(
+                f"The connection to {self.url} failed: {reason}. If the server has ended, `tandem "
+                "logs` may say why, and `tandem serve` starts it."
+            ) from exc
 
 
 def _to_json(body: object) -> bytes:

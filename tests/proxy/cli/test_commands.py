@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -193,6 +195,18 @@ class _Scripted:
         yield {"choices": [{"delta": {"content": "Half"}}]}
         if self.end is not None:
             raise self.end
+
+
+def test_server_that_is_gone_is_reported_with_the_next_step():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", None)
+        accepting = threading.Thread(target=lambda: listener.accept()[0].close())
+        accepting.start()
+        with pytest.raises(CommandError) as failure:
+            server.get("/health")
+        accepting.join()
+    assert ".." not in str(failure.value)
+    assert "`tandem serve` starts it" in str(failure.value)
 
 
 def test_conversation_keeps_what_was_interrupted_and_not_what_failed(tmp_path: Path):
