@@ -529,7 +529,7 @@ async def test_a_key_without_the_role_sees_why_and_may_chat():
         await visit(page, "Models")
         for action in ("Load", "Pin"):
             await page.get_by_role("button", name=f"{action} m on", exact=False).first.click()
-            await expect(page.get_by_role("alert")).to_contain_text(refused)
+            await expect(page.get_by_role("alert").first).to_contain_text(refused)
         await visit(page, "Connect")
         await expect(page.get_by_role("region", name="curl")).to_contain_text('"model": "m"')
         await visit(page, "Playground")
@@ -553,5 +553,5 @@ async def test_a_key_of_an_administrator_loads_pins_and_unloads():
         await expect(unload).to_be_enabled()
         await unload.click()
         await expect(row).to_contain_text("not loaded")
-        await expect(page.get_by_role("alert")).to_have_text("")
+        await expect(page.get_by_role("alert").first).to_have_text("")
     assert problems == []
