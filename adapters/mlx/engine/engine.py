@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Posted = tuple[Sequence, Post]
+Command = Callable[[BackendError | None], None]
+"""Called once on the thread, with the error where the thread has ended before."""
 _COUNTERS = ("started", "finished", "cancelled", "failed", "tokens", "loads")
 
 
@@ -80,7 +82,7 @@ class Engine:
         """
         self._config = config
         self._closing_seconds = closing_seconds
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Command] = deque()
         self._slice_seconds = slice_seconds
         self._jobs = Jobs(slice_seconds)
         self._beside = self._new_beside()
@@ -131,7 +133,11 @@ class Engine:
             scheduler.budget.require(sequences[0].expected, sequences[0].image_bytes)
         for sequence in sequences:
             sequence.receive = receive
-        self._send(lambda: self._add(sequences))
+
+        def refuse(error: BackendError) -> None:
+            self._post([(sequence, error) for sequence in sequences])
+
+        self._send(lambda error: self._add(sequences) if error is None else refuse(error))
         self._submitted.update(sequences)
         self._live[model] += len(sequences)
         self._counters["started"] += len(sequences)
@@ -147,7 +153,7 @@ class Engine:
         sequence.cancelled = True
         self._counters["finished" if answered else "cancelled"] += 1
         with suppress(BackendUnavailableError):  # An engine that has ended has no rows.
-            self._send(lambda: self._remove(sequence))
+            self._send(lambda _error: self._remove(sequence))
 
     def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
         """
@@ -242,10 +248,12 @@ class Engine:
         """Run `job` on the thread, before its next step; cancelling the future drops it."""
         future: Future[T] = Future()
 
-        def command() -> None:
+        def command(ended: BackendError | None) -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
+                if ended is not None:
+                    raise ended
                 future.set_result(job())
             except BaseException as error:
                 future.set_exception(as_exception(error))
@@ -256,16 +264,16 @@ class Engine:
     def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
         """Run a job in time slices between steps, after the jobs sent before it."""
         job = Job(start)
-        self._send(lambda: self._jobs.add(job))
+        self._send(lambda error: self._jobs.add(job) if error is None else job.give_up(error))
         return job.future
 
     def run_beside(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
         """Run a job in short time slices between steps, beside loads and other such jobs."""
         job = Job(start)
-        self._send(lambda: self._beside.add(job))
+        self._send(lambda error: self._beside.add(job) if error is None else job.give_up(error))
         return job.future
 
-    def _send(self, command: Callable[[], None]) -> None:
+    def _send(self, command: Command) -> None:
         with self._wake:
             if self._ended:
                 raise BackendUnavailableError("The MLX engine has ended.")
@@ -285,14 +293,18 @@ class Engine:
         error = BackendUnavailableError("The MLX engine was closed.")
         try:
             blas.preload()
+            _import_mlx()
             while not self._closing:
                 self._wait_for_work()
                 while self._commands and not self._closing:
-                    self._commands.popleft()()
+                    self._commands.popleft()(None)
                 self._watchdog.begin_step()
                 self._jobs.advance()
                 self._beside.advance()
                 self._step_all()
+        except BackendUnavailableError as unusable:
+            self._restarts.note_end(unusable.message)
+            error = unusable
         except BaseException as failure:
             logger.exception("the MLX engine failed; its models have to be loaded anew")
             reason = f"The MLX engine failed ({type(failure).__name__})."
@@ -320,7 +332,7 @@ class Engine:
             _attempt(lambda scheduler=scheduler: self._drop(scheduler))
             self.pool.drop(scheduler.loaded.name)
         for command in commands:
-            _attempt(lambda command=command: command())
+            _attempt(lambda command=command: command(error))
         jobs.give_up(error)
         beside.give_up(error)
         unended = [sequence for sequence in tuple(self._submitted) if not sequence.ended]
@@ -479,6 +491,21 @@ class Engine:
 
 def _failure() -> GenerationError:
     return GenerationError("The engine failed while it generated this answer.")
+
+
+def _import_mlx() -> None:
+    """Import mlx before the first command, on the thread that all of its work is on.
+
+    Raises:
+        BackendUnavailableError: a library that it needs is missing, such as that of a GPU's driver.
+    """
+    try:
+        import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        logger.warning("MLX cannot be imported: %s", error)
+        raise BackendUnavailableError(
+            f"MLX cannot be imported ({error}); `tandem doctor` says what to do."
+        ) from error
 
 
 def _attempt(work: Callable[[], object]) -> None:

@@ -1,6 +1,7 @@
 """The engine's thread fails: every request is told, health tells it, and a new thread begins."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -178,4 +179,27 @@ async def test_requests_of_an_engine_that_hangs_in_a_load_are_told(
     assert not backend.is_well("llama")
     disk_responds.set()
     await until(lambda: not backend.is_stalled())
+    assert isinstance((await answer(backend, max_tokens=2))[-1], Finished)
+
+
+async def test_requests_are_told_why_mlx_cannot_be_imported(
+    backend: MLXBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> Pieces[None]:
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "mlx.core", None)
+        work = [
+            backend.load("llama"),
+            answer(backend),
+            asyncio.wrap_future(engine.run_beside(read)),
+        ]
+        outcomes = await asyncio.gather(*work, return_exceptions=True)
+        for outcome in outcomes:
+            assert isinstance(outcome, BackendUnavailableError)
+            assert outcome.message.startswith("MLX cannot be imported (import of mlx.core halted")
+        health = await backend.health()
+        assert not health.ok
+        assert "MLX cannot be imported" in (health.detail or "")
     assert isinstance((await answer(backend, max_tokens=2))[-1], Finished)
