@@ -345,7 +345,7 @@ class ServerRequest(Request[Any, Any, Any]):
 
     def begin_stream(
         self,
-        write: Callable[[EventSink[T]], Awaitable[None]],
+        write: Callable[[EventSink[T]], Awaitable[object]],
         renderer: Callable[[Put], Renderer[T]],
         framing: Framing = SSE,
         settle: Callable[[], Awaitable[None]] | None = None,

@@ -1,7 +1,10 @@
 """Files of audio: written in each format, read back by another decoder, and refused."""
 
+import asyncio
 import io
+import threading
 import wave
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -11,7 +14,8 @@ import soundfile
 from fakes.tiny_audio import sine
 
 from adapters.errors import InvalidRequestError
-from proxy.audio.decode import decode
+from proxy.audio import decode as module
+from proxy.audio.decode import decode, decode_beside
 from proxy.audio.encode import AudioFormat, Encoder
 from proxy.config import AudioConfig
 
@@ -135,3 +139,25 @@ def test_empty_file_is_called_so():
 def test_shortest_audio():
     with pytest.raises(InvalidRequestError, match=r"shorter than 0\.1 seconds"):
         decode(encoded("wav", 0.05), LIMITS)
+
+
+def test_decoding_ends_with_the_next_frame_once_it_is_given_up():
+    calls = iter([False] * 9)
+    samples = decode(encoded("wav", 60.0), LIMITS, lambda: next(calls, True))
+    assert 0 < len(samples) / 4 / 16_000 < 20
+
+
+async def test_cancelled_call_gives_its_decoding_up(monkeypatch: pytest.MonkeyPatch):
+    began, ended = threading.Event(), threading.Event()
+
+    def decode_without_end(_data: bytes, _config: AudioConfig, is_given_up: Callable[[], bool]):
+        began.set()
+        while not is_given_up():
+            pass
+        ended.set()
+
+    monkeypatch.setattr(module, "decode", decode_without_end)
+    call = asyncio.create_task(decode_beside(b"", LIMITS))
+    await asyncio.to_thread(began.wait, 10)
+    call.cancel()
+    assert await asyncio.to_thread(ended.wait, 10)
