@@ -39,8 +39,8 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
 
 
 _DECODERS = ThreadPoolExecutor(2, "audio")
-"""Two files are decoded at a time, of all requests: a file of 100 kB can have an hour of audio, which
-takes 200 MB and, at high rates, minutes. Other work has threads of its own."""
+"""Two files are decoded at a time, of all requests: a file of 100 kB can have an hour of audio,
+which takes 200 MB and, at high rates, minutes. Other work has threads of its own."""
 
 
 async def decode_beside(data: bytes, config: AudioConfig) -> bytes:

@@ -1,6 +1,7 @@
 """The store of answers: lists, limits, callers, conversations, and files that fail."""
 
 import json
+import shutil
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
@@ -279,6 +280,25 @@ async def test_damaged_file_is_set_aside(
         assert await keys(store) == ["new"]
     assert "is damaged" in caplog.text
     assert (tmp_path / "stored" / "answers.damaged.sqlite").exists()
+
+
+@pytest.mark.parametrize("gone", ["folder", "files", "replaced"])
+async def test_deleted_answers_are_gone_and_new_ones_kept(tmp_path: Path, gone: str):
+    """An open file outlives its name, and what is written to it then is lost with the process."""
+    folder = tmp_path / "stored"
+    async with stored(tmp_path) as store, stored(tmp_path) as other:
+        await store.keep(answer("old"))
+        assert await keys(other) == ["old"]
+        shutil.rmtree(folder)
+        if gone == "files":
+            folder.mkdir()
+        elif gone == "replaced":
+            await other.keep(answer("of the other"))
+        expected = ["of the other", "new"] if gone == "replaced" else ["new"]
+        await store.keep(answer("new"))
+        assert await keys(store) == await keys(other) == expected
+    async with stored(tmp_path) as store:
+        assert await keys(store) == expected
 
 
 async def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path):
