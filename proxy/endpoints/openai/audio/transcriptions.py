@@ -165,9 +165,9 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
         BackendError: as `Router.transcribe`; `param` is the form's field.
     """
     request.record.operation = "transcription"
-    audio = request.config.server.audio
-    form = await receive_form(
-        request.receive, request.fields, request.config.server, audio.max_bytes, _FILES
+    server = request.config.server
+    form = await request.arrival(
+        receive_form(request.receive, request.fields, server, server.audio.max_bytes, _FILES)
     )
     body = to_form(form)
     _note_unknown(request, form, task)
