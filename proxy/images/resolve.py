@@ -21,7 +21,7 @@ Place = tuple[int, int]
 """Index of the message, index of the part."""
 _LONGEST_SHAPE = 200
 """Length of an image in its widths. Processors of models enlarge the shorter side, to 336 pixels
-for example, so that a strip of some kilobytes would take gigabytes; those of Qwen refuse it, too."""
+for example, so that a strip of a few kilobytes would take gigabytes; those of Qwen refuse it."""
 _NOT_BASE64 = "An image is not a valid base64 data: URL."
 _DECODERS = ThreadPoolExecutor(2, "pictures")
 """Two pictures are decoded at a time, of all requests, so that many requests do not take the memory

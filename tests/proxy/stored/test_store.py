@@ -301,6 +301,34 @@ async def test_deleted_answers_are_gone_and_new_ones_kept(tmp_path: Path, gone: 
         assert await keys(store) == expected
 
 
+async def test_end_that_cannot_be_written_is_found_and_written_later(tmp_path: Path):
+    """A client that polls a background response would wait for ever."""
+    folder, aside = tmp_path / "stored", tmp_path / "aside"
+    async with stored(tmp_path) as store:
+        await store.keep(response("a", status="in_progress"))
+        folder.rename(aside)
+        folder.write_text("no folder")
+        with pytest.raises(StorageError):
+            await store.keep(response("a", status="completed"))
+        assert (await store.get("response", "a", "me")).status == "completed"
+        folder.unlink()
+        aside.rename(folder)
+        assert (await store.get("response", "a", "me")).status == "completed"
+    async with stored(tmp_path) as store:
+        assert (await store.get("response", "a", "me")).status == "completed"
+
+
+async def test_end_that_is_too_large_is_found_until_it_is_deleted(tmp_path: Path):
+    async with stored(tmp_path, max_bytes=500) as store:
+        await store.keep(response("a", status="queued"))
+        with pytest.raises(StorageError, match="max_bytes"):
+            await store.keep(response("a", status="completed", input=b"x" * 500))
+        assert (await store.get("response", "a", "me")).status == "completed"
+        await store.delete("response", "a", "me")
+        with pytest.raises(NotStoredError):
+            await store.get("response", "a", "me")
+
+
 async def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path):
     (tmp_path / "stored").write_text("a file")
     async with stored(tmp_path) as store:
