@@ -46,7 +46,7 @@ _Place = tuple[str, str]
 
 
 class _End(Struct, frozen=True):
-    """What `Store.keep` takes."""
+    """The arguments of `Store.keep` for an entry that has ended."""
 
     entry: Entry
     metadata: Metadata | None
