@@ -2,9 +2,8 @@
 
 import asyncio
 import io
-import threading
+import time
 import wave
-from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 from fakes.tiny_audio import sine
+from fakes.waiting import pause
 
 from adapters.errors import InvalidRequestError
-from proxy.audio import decode as module
 from proxy.audio.decode import decode, decode_beside
 from proxy.audio.encode import AudioFormat, Encoder
 from proxy.config import AudioConfig
@@ -147,17 +146,27 @@ def test_decoding_ends_with_the_next_frame_once_it_is_given_up():
     assert 0 < len(samples) / 4 / 16_000 < 20
 
 
-async def test_cancelled_call_gives_its_decoding_up(monkeypatch: pytest.MonkeyPatch):
-    began, ended = threading.Event(), threading.Event()
+async def test_cancelled_calls_give_their_decoding_up():
+    """Both threads are free at once for another file."""
+    long, short, seconds = silence(600), silence(1), []
+    for is_cancelled in (False, True):
+        calls = [asyncio.create_task(decode_beside(long, LIMITS)) for _ in range(2)]
+        await pause(0.05)
+        if is_cancelled:
+            for call in calls:
+                call.cancel()
+        started = time.monotonic()
+        await decode_beside(short, LIMITS)
+        seconds.append(time.monotonic() - started)
+        await asyncio.wait(calls)
+    assert seconds[1] < seconds[0] / 2
 
-    def decode_without_end(_data: bytes, _config: AudioConfig, is_given_up: Callable[[], bool]):
-        began.set()
-        while not is_given_up():
-            pass
-        ended.set()
 
-    monkeypatch.setattr(module, "decode", decode_without_end)
-    call = asyncio.create_task(decode_beside(b"", LIMITS))
-    await asyncio.to_thread(began.wait, 10)
-    call.cancel()
-    assert await asyncio.to_thread(ended.wait, 10)
+def silence(seconds: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(24_000)
+        writer.writeframes(bytes(2 * 24_000 * seconds))
+    return file.getvalue()
