@@ -5,8 +5,12 @@ and no other demuxer is tried: some of FFmpeg's (HLS, concat) open what a file n
 """
 
 # pyright: basic
+import asyncio
 import io
 import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from adapters.audio import TRANSCRIPTION_RATE
@@ -34,8 +38,25 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
 )
 
 
-def decode(data: bytes, config: AudioConfig) -> bytes:
-    """Decode a file to mono float32 at `TRANSCRIPTION_RATE`. Blocks; run it in a thread.
+_DECODERS = ThreadPoolExecutor(2, "audio")
+"""Two files are decoded at a time, of all requests: a file of 100 kB can have an hour of audio,
+which takes 200 MB and, at high rates, minutes. Other work has threads of its own."""
+
+
+async def decode_beside(data: bytes, config: AudioConfig) -> bytes:
+    """Decode as `decode`, beside the event loop; a cancelled call ends with the next frame."""
+    given_up = threading.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(_DECODERS, decode, data, config, given_up.is_set)
+    finally:
+        given_up.set()
+
+
+def decode(
+    data: bytes, config: AudioConfig, is_given_up: Callable[[], bool] = lambda: False
+) -> bytes:
+    """Decode a file to mono float32 at `TRANSCRIPTION_RATE`, until `is_given_up`. Blocks.
 
     Its header is checked before anything is decoded, and decoding ends at `max_seconds`, whatever
     the header says.
@@ -53,7 +74,7 @@ def decode(data: bytes, config: AudioConfig) -> bytes:
         raise _invalid(f"The file is no audio that can be read. Send {FORMATS}.")
     try:
         with av.open(io.BytesIO(data), format=kind) as container:
-            samples = _read(container, config)
+            samples = _read(container, config, is_given_up)
     except (FFmpegError, ValueError, OverflowError) as exc:
         raise _invalid("The audio file is damaged, or empty.") from exc
     if len(samples) < _MIN_SECONDS * TRANSCRIPTION_RATE * _FLOAT_BYTES:
@@ -61,7 +82,7 @@ def decode(data: bytes, config: AudioConfig) -> bytes:
     return samples
 
 
-def _read(container: Any, config: AudioConfig) -> bytes:
+def _read(container: Any, config: AudioConfig, is_given_up: Callable[[], bool]) -> bytes:
     import av
 
     if not container.streams.audio:
@@ -77,6 +98,8 @@ def _read(container: Any, config: AudioConfig) -> bytes:
             samples += bytes(resampled.planes[0])[: resampled.samples * _FLOAT_BYTES]
         if len(samples) > limit:
             raise _too_long(None, config)
+        if is_given_up():
+            break
     return bytes(samples)
 
 

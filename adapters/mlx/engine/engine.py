@@ -27,6 +27,7 @@ from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
 from adapters.mlx.jobs import BESIDE_SECONDS, SLICE_SECONDS, Job, Jobs, Pieces, as_exception
+from adapters.mlx.libraries import import_libraries
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.restarts import Restarts
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
@@ -104,6 +105,8 @@ class Engine:
         self._rate = AnswerRate(clock)
         self._watchdog = Watchdog(config.stall_seconds, clock)
         self._restarts = Restarts(clock)
+        self._unusable: str | None = None
+        """The reason why the libraries cannot be imported."""
         self.pool = Pool()
         self.max_queue = config.max_queue
 
@@ -163,6 +166,10 @@ class Engine:
         self._restarts.require_ready()
         return self.run_in_pieces(lambda: self._load(path, loading, extras))
 
+    def import_libraries(self) -> "Future[None]":
+        """Import MLX and mlx-lm before the first load; raises as `import_libraries`."""
+        return self.run(self._import_libraries)
+
     def unload(self, name: str) -> "Future[None]":
         """Free a model; the future raises BackendBusyError while it has rows."""
         return self.run(lambda: self._unload(name))
@@ -209,19 +216,19 @@ class Engine:
         """Describe what is wrong with the engine; `None` while nothing is."""
         if self._ended:
             return "The MLX engine was closed."
-        return self._restarts.trouble() or self._watchdog.trouble()
+        return self._unusable or self._restarts.trouble() or self._watchdog.trouble()
 
     def note_success(self) -> None:
         """Note a result of work that is no step."""
         self._restarts.note_success()
 
     def breaker(self) -> BreakerState:
-        if self._ended or self._watchdog.trouble() is not None:
+        if self._ended or self._unusable or self._watchdog.trouble() is not None:
             return "open"
         return self._restarts.breaker
 
     def is_well(self, model: str) -> bool:
-        is_ready = not self._ended and self._restarts.breaker != "open"
+        is_ready = not (self._ended or self._unusable) and self._restarts.breaker != "open"
         return is_ready and self._watchdog.is_well(model)
 
     def is_stalled(self) -> bool:
@@ -431,6 +438,14 @@ class Engine:
             scheduler.remove(sequence)
         except BaseException:
             self._post(self._fail(scheduler))
+
+    def _import_libraries(self) -> None:
+        try:
+            import_libraries()
+        except BackendUnavailableError as error:
+            self._unusable = error.message
+            raise
+        self._unusable = None
 
     def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":
         name = loading.name

@@ -1,6 +1,8 @@
 """Files of audio: written in each format, read back by another decoder, and refused."""
 
+import asyncio
 import io
+import time
 import wave
 from fractions import Fraction
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 from fakes.tiny_audio import sine
+from fakes.waiting import pause
 
 from adapters.errors import InvalidRequestError
-from proxy.audio.decode import decode
+from proxy.audio.decode import decode, decode_beside
 from proxy.audio.encode import AudioFormat, Encoder
 from proxy.config import AudioConfig
 
@@ -135,3 +138,35 @@ def test_empty_file_is_called_so():
 def test_shortest_audio():
     with pytest.raises(InvalidRequestError, match=r"shorter than 0\.1 seconds"):
         decode(encoded("wav", 0.05), LIMITS)
+
+
+def test_decoding_ends_with_the_next_frame_once_it_is_given_up():
+    calls = iter([False] * 9)
+    samples = decode(encoded("wav", 60.0), LIMITS, lambda: next(calls, True))
+    assert 0 < len(samples) / 4 / 16_000 < 20
+
+
+async def test_cancelled_calls_give_their_decoding_up():
+    """Both threads are free at once for another file."""
+    long, short, seconds = silence(600), silence(1), []
+    for is_cancelled in (False, True):
+        calls = [asyncio.create_task(decode_beside(long, LIMITS)) for _ in range(2)]
+        await pause(0.05)
+        if is_cancelled:
+            for call in calls:
+                call.cancel()
+        started = time.monotonic()
+        await decode_beside(short, LIMITS)
+        seconds.append(time.monotonic() - started)
+        await asyncio.wait(calls)
+    assert seconds[1] < seconds[0] / 2
+
+
+def silence(seconds: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(24_000)
+        writer.writeframes(bytes(2 * 24_000 * seconds))
+    return file.getvalue()

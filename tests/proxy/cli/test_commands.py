@@ -471,6 +471,11 @@ def test_hangup_reloads_the_settings(tmp_path: Path):
         assert "is not reloaded, and the old one stays" in line
         assert "$.server.port" in line
         assert running.get("/v1/models/quick")[0] == 200
+        config.unlink()
+        os.mkfifo(config)  # Without a writer it is opened by no reader.
+        running.process.send_signal(signal.SIGHUP)
+        assert "not a regular file" in running.process.stderr.readline()
+        assert running.get("/v1/models/quick")[0] == 200
 
 
 @pytest.mark.long
