@@ -1,6 +1,7 @@
 """Memory accounting of MLX: weights, rows of answers, prefix caches."""
 
 import asyncio
+import logging
 import platform
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from adapters.backend import Model
 from adapters.config import MLXConfig
-from adapters.errors import BackendUnavailableError, ModelNotFoundError
+from adapters.errors import ModelNotFoundError
 from adapters.memory import Footprint, MemoryBudget, Resident, UnlimitedMemory
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.capabilities import AUDIO
@@ -22,6 +23,7 @@ from adapters.mlx.sequence import Sequence, usual_length
 
 _AUDIO_BYTES = 512 * 1024**2
 """Half a minute of audio in a large encoder or vocoder, roughly."""
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -56,7 +58,10 @@ class MLXMemory:
             return None
         try:
             return await self._on_thread(_recommended)
-        except BackendUnavailableError:  # Requests for its models report it; Ollama goes on.
+        except (
+            ImportError
+        ) as error:  # Requests for its models report it too; Ollama works without mlx.
+            logger.warning("mlx cannot be imported: %s", error)
             return None
 
     async def footprint(self, model: str) -> Footprint | None:

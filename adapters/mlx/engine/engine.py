@@ -300,7 +300,6 @@ class Engine:
         error = BackendUnavailableError("The MLX engine was closed.")
         try:
             blas.preload()
-            _import_mlx()
             while not self._closing:
                 self._wait_for_work()
                 while self._commands and not self._closing:
@@ -309,9 +308,6 @@ class Engine:
                 self._jobs.advance()
                 self._beside.advance()
                 self._step_all()
-        except BackendUnavailableError as unusable:
-            self._restarts.note_end(unusable.message)
-            error = unusable
         except BaseException as failure:
             logger.exception("the MLX engine failed; its models have to be loaded anew")
             reason = f"The MLX engine failed ({type(failure).__name__})."
@@ -506,21 +502,6 @@ class Engine:
 
 def _failure() -> GenerationError:
     return GenerationError("The engine failed while it generated this answer.")
-
-
-def _import_mlx() -> None:
-    """Import mlx before the first command, on the thread that all of its work is on.
-
-    Raises:
-        BackendUnavailableError: a library that it needs is missing, such as that of a GPU's driver.
-    """
-    try:
-        import mlx.core  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        logger.warning("MLX cannot be imported: %s", error)
-        raise BackendUnavailableError(
-            f"MLX cannot be imported ({error}); `tandem doctor` says what to do."
-        ) from error
 
 
 def _attempt(work: Callable[[], object]) -> None:

@@ -185,5 +185,5 @@ async def test_a_machine_whose_mlx_is_broken_recommends_nothing(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    monkeypatch.setitem(sys.modules, "adapters.mlx.device", None)
     assert await backend.memory_user.recommended() is None

@@ -1,10 +1,10 @@
 """The engine's thread fails: every request is told, health tells it, and a new thread begins."""
 
 import asyncio
-import sys
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ class BrokenClock:
     def __init__(self) -> None:
         self.offset = 0.0
         self.error: BaseException | None = None
+        self.before_error: Callable[[], object] = bool
         self.raised = threading.Event()
 
     def __call__(self) -> float:
         if threading.current_thread().name == "mlx-engine" and self.error is not None:
             error, self.error = self.error, None
+            self.before_error()
             self.raised.set()
             raise error
         return time.monotonic() + self.offset
@@ -182,24 +184,14 @@ async def test_requests_of_an_engine_that_hangs_in_a_load_are_told(
     assert isinstance((await answer(backend, max_tokens=2))[-1], Finished)
 
 
-async def test_requests_are_told_why_mlx_cannot_be_imported(
-    backend: MLXBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+async def test_command_that_waits_when_the_thread_ends_is_refused(
+    backend: MLXBackend, engine: Engine, clock: BrokenClock
 ) -> None:
     def read() -> Pieces[None]:
         yield
 
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "mlx.core", None)
-        work = [
-            backend.load("llama"),
-            answer(backend),
-            asyncio.wrap_future(engine.run_beside(read)),
-        ]
-        outcomes = await asyncio.gather(*work, return_exceptions=True)
-        for outcome in outcomes:
-            assert isinstance(outcome, BackendUnavailableError)
-            assert outcome.message.startswith("MLX cannot be imported (import of mlx.core halted")
-        health = await backend.health()
-        assert not health.ok
-        assert "MLX cannot be imported" in (health.detail or "")
-    assert isinstance((await answer(backend, max_tokens=2))[-1], Finished)
+    waiting: list[Future[None]] = []
+    clock.before_error = lambda: waiting.append(engine.run_beside(read))
+    await fail_idle(backend, engine, clock)
+    with pytest.raises(BackendUnavailableError):
+        await asyncio.wait_for(asyncio.wrap_future(waiting[0]), 10)
