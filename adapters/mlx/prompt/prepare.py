@@ -9,6 +9,7 @@ from msgspec.structs import asdict, replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.lark import Style, calls_syntax, is_constrained
+from adapters.mlx.grammar.loop_end import LoopEnd
 from adapters.mlx.grammar.processor import GrammarProcessor
 from adapters.mlx.grammar.reasoning_limit import ReasoningLimit
 from adapters.mlx.models.load import LoadedModel
@@ -19,7 +20,7 @@ from adapters.mlx.prompt.images import render_prompt
 from adapters.mlx.prompt.raw import raw_text
 from adapters.mlx.prompt.turns import find_turns
 from adapters.mlx.sequence import LogitsProcessor, Sequence
-from adapters.request import Feature, GenerationRequest, Sampling, needs
+from adapters.request import Feature, GenerationRequest, Lark, Regex, Sampling, needs
 
 UNBOUNDED = 1 << 20
 """Tokens of an answer that neither the request nor the model bounds."""
@@ -84,7 +85,17 @@ async def constrain(
     matcher, ignored = await loaded.grammars.compile(request, style)
     if matcher is None:
         return [()] * request.n, ignored
-    return [(GrammarProcessor(matcher.deep_copy()),) for _ in range(request.n)], ignored
+    return [
+        (GrammarProcessor(matcher.deep_copy()), *_loop_end(request, loaded))
+        for _ in range(request.n)
+    ], ignored
+
+
+def _loop_end(request: GenerationRequest, loaded: LoadedModel) -> tuple[LogitsProcessor, ...]:
+    """Return what ends loops in JSON; the texts of other formats may have any form."""
+    if isinstance(request.response_format, Regex | Lark):
+        return ()
+    return (LoopEnd(loaded.tokenizer, loaded.end_tokens),)
 
 
 def _limits(
