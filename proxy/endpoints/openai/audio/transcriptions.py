@@ -3,7 +3,6 @@
 Source: https://platform.openai.com/docs/api-reference/audio/createTranscription
 """
 
-import asyncio
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,7 +14,7 @@ from msgspec.structs import fields
 from adapters.audio import Task, TranscriptEvent, TranscriptionRequest
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.audio import require_codecs
-from proxy.audio.decode import decode
+from proxy.audio.decode import decode_beside
 from proxy.endpoints.openai.audio.captions import to_srt, to_vtt
 from proxy.endpoints.openai.audio.languages import to_code, to_name
 from proxy.endpoints.openai.audio.transcript import (
@@ -178,7 +177,7 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
     require_codecs("file")
     file = _file(form)
     await request.router.find_transcriber(model)  # Before the work of decoding.
-    samples = await asyncio.to_thread(decode, file.data, audio)
+    samples = await request.finish(decode_beside(file.data, audio))
     routed = to_request(body, model, samples, task)
     request.check_keep_alive(routed.keep_alive)
     write = partial(_transcribe, request, routed)
