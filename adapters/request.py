@@ -171,6 +171,15 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     whole: bool = False
     """True if the client sees nothing before the end of the answer, which may be `Restarted`."""
 
+    def callable_tools(self) -> list[tuple[int, Tool]]:
+        """Return the tools that the answer may call, each with its index in `tools`."""
+        choice = self.tool_choice
+        return [
+            (at, tool)
+            for at, tool in enumerate(self.tools)
+            if choice != "none" and (not isinstance(choice, NamedTool) or choice.name == tool.name)
+        ]
+
 
 class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     model: str

@@ -28,7 +28,7 @@ from adapters.mlx.grammar.lark import (
     parameters_path,
     to_grammar,
 )
-from adapters.request import GenerationRequest, JSONSchema, Lark, NamedTool, Regex, Tool
+from adapters.request import GenerationRequest, JSONSchema, Lark, Regex, Tool
 
 MAX_CACHED = 64
 """Compiled grammars; a large one takes 1 to 2 MB."""
@@ -215,24 +215,19 @@ class GrammarCompiler:
             found = self._find_enforceable(tokenizer, schema, turn)
             for fault in found.faults:
                 if strict and not fault.is_annotation:
-                    kind = InvalidRequestError if fault.is_mistake else UnsupportedParameterError
-                    raise kind(fault.reason, param=path + fault.path)
+                    raise fault.to_error(path)
                 ignored.append(path + fault.path)
             return found.schema
-
-        def reduced_tool(at: int, tool: Tool) -> Tool:
-            choice = request.tool_choice
-            called = not isinstance(choice, NamedTool) or choice.name == tool.name
-            if not tool.parameters or tool.input_format or choice == "none" or not called:
-                return tool
-            path = parameters_path(at)
-            return replace(tool, parameters=reduced(tool.parameters, tool.strict, path))
 
         shape = request.response_format
         if isinstance(shape, JSONSchema):
             shape = replace(shape, schema=reduced(shape.schema, shape.strict, SCHEMA_PATH))
-        tools = tuple(reduced_tool(at, tool) for at, tool in enumerate(request.tools))
-        return replace(request, tools=tools, response_format=shape), tuple(ignored)
+        tools = list(request.tools)
+        for at, tool in request.callable_tools():
+            if tool.parameters and not tool.input_format:
+                parameters = reduced(tool.parameters, tool.strict, parameters_path(at))
+                tools[at] = replace(tool, parameters=parameters)
+        return replace(request, tools=tuple(tools), response_format=shape), tuple(ignored)
 
     def _find_enforceable(
         self, tokenizer: LLTokenizer, schema: dict[str, Any], turn: _Turn

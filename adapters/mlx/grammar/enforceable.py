@@ -1,54 +1,28 @@
 """Remove from a JSON schema what a grammar cannot enforce, and report what was removed.
 
-No list says what is unsupported. `trim` keeps the keywords that the grammar writer understands,
-with values that make sense, so that an invented keyword is removed like a forgotten one. `search`
-then compiles the rest, and removes the keywords that the compiler refuses: look-ahead in a pattern,
-alternatives of `oneOf` that overlap, limits that contradict each other.
+`read_schema` removes what no engine enforces. The rest is compiled, and the keywords that the
+compiler refuses are removed: look-ahead in a pattern, alternatives of `oneOf` that overlap.
 """
 
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from adapters.errors import BackendError
-from adapters.mlx.grammar.references import LISTS, MAPS, ROOT, SINGLES, Node, resolve
-from adapters.mlx.grammar.schema import bound, is_number, require_size
-from adapters.property_names import allows_every_name
+from adapters.mlx.grammar.references import ROOT, resolve
+from adapters.mlx.grammar.schema import bound, require_size
+from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Fault, Node, read_schema
 
 MAX_TRIALS = 400
 """Compilations to find what is refused: one for each subschema beside a refused one."""
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 """In place of a schema that cannot be enforced at all."""
-_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
-_DEFINITIONS = ("$defs", "definitions")
-_FIRST = (*_DEFINITIONS, "type", "properties", "patternProperties", "prefixItems")
-"""Other keywords refer to these: `search` adds them first."""
-
-
-class Fault(NamedTuple):
-    """A part of a schema that is not enforced."""
-
-    path: str
-    """Place in the schema, such as `.properties.a.not`; "" for the schema as a whole."""
-    keyword: str
-    """Its name; "" for a subschema or the schema as a whole."""
-    reason: str
-    is_mistake: bool = False
-    """The schema is wrong by itself; otherwise another engine may enforce it."""
-
-    @property
-    def is_annotation(self) -> bool:
-        """True if an answer cannot violate it.
-
-        JSON Schema: an unknown `format` is an annotation
-        (https://json-schema.org/draft/2020-12/json-schema-validation#section-7).
-        """
-        return self.keyword == "format" and "nknown format" in self.reason
+_FIRST = (*DEFINITIONS, "type", "properties", "patternProperties", "prefixItems")
+"""Other keywords refer to these: `_Search` adds them first."""
 
 
 class Enforceable(NamedTuple):
@@ -68,121 +42,11 @@ def enforceable(
     """
     try:
         require_size(schema)
-        trimmed, faults = _Trimming().run(schema)
-        search = _Search(trimmed, compile_error, time.monotonic() + seconds)
-        return Enforceable(trimmed, (*faults, *search.run()))
+        kept, faults = read_schema(schema)
+        search = _Search(kept, compile_error, time.monotonic() + seconds)
+        return Enforceable(kept, (*faults, *search.run()))
     except BackendError as error:
         return Enforceable(ANY_OBJECT, (Fault("", "", error.message),))
-
-
-def _is_type(value: Any) -> bool:
-    names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name in _TYPES for name in names)
-
-
-def _is_schema(value: Any) -> bool:
-    return isinstance(value, (dict, bool))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_map(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-_UNDERSTOOD: dict[str, Callable[[Any], bool]] = {
-    "type": _is_type,
-    "enum": _is_list,
-    "const": lambda _: True,
-    "$ref": _is_text,
-    "items": lambda value: _is_schema(value) or _is_list(value),
-    "additionalItems": _is_schema,
-    "additionalProperties": _is_schema,
-    "required": _are_names,
-    "multipleOf": lambda value: is_number(value) and value > 0,
-    **dict.fromkeys((*MAPS, *_DEFINITIONS), _is_map),
-    **dict.fromkeys(LISTS, _is_list),
-    **dict.fromkeys(("pattern", "format"), _is_text),
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_count),
-    **dict.fromkeys(("minProperties", "maxProperties"), _is_count),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), is_number),
-}
-"""The keywords of the grammar writer, and the values that it understands."""
-
-_ANNOTATIONS = frozenset(
-    {
-        *("$schema", "$id", "$anchor", "$comment"),
-        *("title", "description", "default", "examples"),
-        *("deprecated", "readOnly", "writeOnly"),
-        *("contentEncoding", "contentMediaType", "contentSchema"),
-        *("discriminator", "example", "externalDocs", "xml"),
-    }
-)
-"""Keywords that no answer can violate: JSON Schema's annotations and OpenAPI's base vocabulary.
-
-Sources: https://json-schema.org/draft/2020-12/json-schema-validation (sections 8 and 9),
-https://spec.openapis.org/oas/v3.1.0#schema-object
-"""
-
-
-class _Trimming:
-    """Removal of the keywords and values that the grammar writer does not understand."""
-
-    def __init__(self) -> None:
-        self._faults: list[Fault] = []
-
-    def run(self, schema: dict[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-        return self._schema(schema, ""), self._faults
-
-    def _node(self, node: Node, path: str) -> Node:
-        if isinstance(node, dict):
-            return self._schema(node, path)
-        if isinstance(node, bool):
-            return node
-        self._faults.append(Fault(path, "", "A schema must be an object or a boolean.", True))
-        return True
-
-    def _schema(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
-        kept: dict[str, Any] = {}
-        for keyword, value in schema.items():
-            at = f"{path}.{keyword}"
-            if keyword in _ANNOTATIONS:
-                continue
-            if keyword == "propertyNames" and allows_every_name(value):
-                continue
-            if keyword not in _UNDERSTOOD:
-                reason = f"The schema uses '{keyword[:80]}', which cannot be enforced."
-                self._faults.append(Fault(at, keyword, reason))
-            elif not _UNDERSTOOD[keyword](value):
-                shown = json.dumps(value)[:80]
-                reason = f"'{keyword}' cannot be {shown} in a JSON schema."
-                self._faults.append(Fault(at, keyword, reason, True))
-            else:
-                kept[keyword] = self._value(keyword, value, at)
-        return kept
-
-    def _value(self, keyword: str, value: Any, at: str) -> Any:
-        if keyword in (*MAPS, *_DEFINITIONS):
-            return {name: self._node(node, f"{at}.{name}") for name, node in value.items()}
-        if keyword in (*LISTS, *SINGLES):
-            if isinstance(value, list):
-                return [self._node(node, f"{at}[{n}]") for n, node in enumerate(value)]
-            return self._node(value, at)
-        return value
 
 
 class _Search:
@@ -228,10 +92,9 @@ class _Search:
         first = [keyword for keyword in _FIRST if keyword in keywords]
         for keyword in (*first, *(k for k in keywords if k not in first)):
             node[keyword] = keywords[keyword]
-            if keyword not in _DEFINITIONS and (reason := self._error(pointer)):
+            if keyword not in DEFINITIONS and (reason := self._error(pointer)):
                 del node[keyword]
-                is_mistake = keyword == "$ref"  # It has no target, or no end.
-                self._faults.append(Fault(f"{path}.{keyword}", keyword, reason, is_mistake))
+                self._faults.append(_fault(f"{path}.{keyword}", keyword, reason))
 
     def _error(self, pointer: str) -> str:
         """Return the reason why the subschema at `pointer` cannot be enforced, or ""."""
@@ -268,6 +131,16 @@ class _Search:
             return
         names = pointer.removeprefix("#").split("/")[1:]
         yield node, pointer, "".join(f".{unquote(name)}" for name in names)
+
+
+def _fault(path: str, keyword: str, reason: str) -> Fault:
+    """
+    JSON Schema: an unknown `format` is an annotation
+    (https://json-schema.org/draft/2020-12/json-schema-validation#section-7).
+    """
+    is_mistake = keyword == "$ref"  # It has no target, or no end.
+    is_annotation = keyword == "format" and "nknown format" in reason
+    return Fault(path, keyword, reason, is_mistake, is_annotation)
 
 
 def _escape(name: str) -> str:

@@ -39,7 +39,7 @@ from adapters.request import (
 )
 
 MAX_CALLS = 8
-"""Limit for one answer: some models do not stop calling."""
+"""Limit for one answer that has to call: some models then do not stop calling."""
 SCHEMA_PATH = "response_format.json_schema.schema"
 """The parameter with the schema of an answer."""
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -266,12 +266,7 @@ class _Calls:
         self._writer = writer
         self._native = writer.style.syntax
         self._syntax = calls_syntax(request, self._native) or PLAIN_JSON
-        choice = request.tool_choice
-        callable_tools = [
-            (index, tool)
-            for index, tool in enumerate(request.tools)
-            if not isinstance(choice, NamedTool) or choice.name == tool.name
-        ]
+        callable_tools = request.callable_tools()
         self._tools = [tool for _, tool in callable_tools]
         self._arguments = tuple(_arguments_rule(index, tool) for index, tool in callable_tools)
 
@@ -298,9 +293,9 @@ class _Calls:
     def _calls_after_marker(self, begin: str) -> str:
         rest = self._writer.literal(self._syntax.opening.removeprefix(begin))
         lazy = "" if begin in self._writer.style.control else "[lazy]"
-        spans = 1 if self._is_single or self._syntax.between_calls is not None else MAX_CALLS
+        is_last = self._is_single or self._syntax.between_calls is not None
         return (
-            f"answer: (head {rest} {self._span()}){{0,{spans}}} last\n"
+            f"answer: (head {rest} {self._span()}){'?' if is_last else '*'} last\n"
             f"last: TEXT\nTEXT: /(?s:.*)/\nhead{lazy}: TEXT {self._writer.literal(begin)}\n"
         ) + self._call()
 
@@ -334,7 +329,7 @@ class _Calls:
         more = ""
         if self._syntax.between_calls is None and not self._is_single and not self._writer.harmony:
             between = self._writer.literal(self._syntax.between_spans)
-            more = f" ({between} span){{0,{MAX_CALLS - 1}}}"
+            more = self._further(f"{between} span")
         return f"calls: span{more}\nspan: {opening} {self._span()}\n" + self._call()
 
     def _span(self) -> str:
@@ -342,8 +337,13 @@ class _Calls:
         more = ""
         if self._syntax.between_calls is not None and not self._is_single:
             between = self._writer.literal(self._syntax.between_calls)
-            more = f" ({between} call){{0,{MAX_CALLS - 1}}}"
+            more = self._further(f"{between} call")
         return f"call{more} {self._writer.literal(self._syntax.closing)}"
+
+    def _further(self, part: str) -> str:
+        if self._request.tool_choice == "auto":
+            return f" ({part})*"
+        return f" ({part}){{0,{MAX_CALLS - 1}}}"
 
     def _call(self) -> str:
         """The rule `call`: one tool's name and arguments."""

@@ -1,22 +1,16 @@
-"""Resolve the `$ref`s of a schema and find how often a recursive one has to be followed."""
+"""Resolve the `$ref`s of a schema and find the ones that no finite value keeps to."""
 
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
+from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
-from math import inf
 from typing import Any
 from urllib.parse import unquote
 
 from adapters.errors import InvalidRequestError
-
-Node = Any
-"""A schema: an object, or True for any value and False for none."""
+from adapters.schema_keywords import LISTS, MAPS, SINGLES, Node
 
 ROOT = "#"
-MAPS = ("properties", "patternProperties")
-LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-SINGLES = ("items", "additionalItems", "additionalProperties")
 _SCALARS = {"null", "boolean", "integer", "number", "string"}
 
 
@@ -45,35 +39,29 @@ class References:
         self._document = document
         self._nodes: dict[str, Node] = {}
         self._targets: dict[str, set[str]] = {}
-        self._closing: set[tuple[str, str]] = set()
-        self._ranks: dict[str, int] = {}
-        """Pointers in the order in which the search left them: targets first, cycles aside."""
-        self._explore(start)
-        self._heights: dict[str, float] = dict.fromkeys(self._nodes, inf)
-        self._measure()
-        if self._heights[start] == inf:
+        self._finite: set[str] = set()
+        self._find_finite(self._explore(start))
+        if start not in self._finite:
             raise InvalidRequestError("The schema has no finite instance.")
 
     def node(self, pointer: str) -> Node:
         return self._nodes[pointer]
 
-    def cost(self, source: str, target: str) -> int:
-        """1 if the reference closes a cycle, else 0."""
-        return int((source, target) in self._closing)
+    def has_instance(self, pointer: str) -> bool:
+        """False where every instance of the subschema would contain another one for ever."""
+        return pointer in self._finite
 
-    def height(self, pointer: str) -> float:
-        """Number of cycles in the smallest instance of `pointer`."""
-        return self._heights[pointer]
+    def _explore(self, start: str) -> list[str]:
+        """Return all pointers, targets first but for cycles.
 
-    def _explore(self, start: str) -> None:
-        """Depth-first search without recursion: chains of references may be long."""
-        open_pointers: set[str] = set()
+        Depth-first search without recursion: chains of references may be long.
+        """
         stack: list[tuple[str, Iterator[str]]] = []
+        left: list[str] = []
 
         def enter(pointer: str) -> None:
             self._nodes[pointer] = resolve(self._document, pointer)
             self._targets[pointer] = set(_references(self._nodes[pointer]))
-            open_pointers.add(pointer)
             stack.append((pointer, iter(sorted(self._targets[pointer]))))
 
         enter(start)
@@ -81,51 +69,37 @@ class References:
             pointer, targets = stack[-1]
             target = next(targets, None)
             if target is None:
-                open_pointers.discard(pointer)
-                self._ranks[pointer] = len(self._ranks)
+                left.append(pointer)
                 stack.pop()
-            elif target in open_pointers:
-                self._closing.add((pointer, target))
             elif target not in self._nodes:
                 enter(target)
+        return left
 
-    def _measure(self) -> None:
-        """Find all heights, each pointer after its targets: once, where there are no cycles.
-
-        Only what refers to a height that became smaller is measured again.
-        """
-        sources: dict[str, list[str]] = {pointer: [] for pointer in self._nodes}
+    def _find_finite(self, pointers: list[str]) -> None:
+        """Find the subschemas with finite instances: once each, where there are no cycles."""
+        sources: dict[str, list[str]] = {pointer: [] for pointer in pointers}
         for pointer, targets in self._targets.items():
             for target in targets:
                 sources[target].append(pointer)
-        waiting = sorted((rank, pointer) for pointer, rank in self._ranks.items())
-        queued = set(self._nodes)
+        waiting = deque(pointers)
         while waiting:
-            _, pointer = heappop(waiting)
-            queued.discard(pointer)
-            height = self._height_of(self._nodes[pointer], pointer)
-            if height < self._heights[pointer]:
-                self._heights[pointer] = height
-                for source in sources[pointer]:
-                    if source not in queued:
-                        queued.add(source)
-                        heappush(waiting, (self._ranks[source], source))
+            pointer = waiting.popleft()
+            if pointer not in self._finite and self._is_finite(self._nodes[pointer]):
+                self._finite.add(pointer)
+                waiting.extend(sources[pointer])
 
-    def _height_of(self, node: Node, source: str) -> float:
-        """The minimum over alternatives, the maximum over required parts."""
+    def _is_finite(self, node: Node) -> bool:
+        """True if one of the alternatives, and all required parts, are."""
         if not isinstance(node, dict):
-            return inf if node is False else 0
+            return node is not False
         schema: dict[str, Any] = node
-        parts: list[float] = [0]
-        if "$ref" in schema:
-            target = schema["$ref"]
-            parts.append(self._heights[target] + self.cost(source, target))
-        parts += [self._height_of(part, source) for part in schema.get("allOf", ())]
-        for keyword in ("anyOf", "oneOf"):
-            if options := schema.get(keyword):
-                parts.append(min(self._height_of(option, source) for option in options))
-        parts += [self._height_of(part, source) for part in _required_parts(schema)]
-        return max(parts)
+        if "$ref" in schema and schema["$ref"] not in self._finite:
+            return False
+        parts = [*schema.get("allOf", ()), *_required_parts(schema)]
+        alternatives = [schema[keyword] for keyword in ("anyOf", "oneOf") if schema.get(keyword)]
+        return all(map(self._is_finite, parts)) and all(
+            any(map(self._is_finite, options)) for options in alternatives
+        )
 
 
 def _required_parts(schema: dict[str, Any]) -> Iterator[Node]:
@@ -158,7 +132,7 @@ def resolve(document: Node, pointer: str) -> Node:
         return document
     if not pointer.startswith("#/"):
         raise InvalidRequestError(
-            f"'$ref' must begin with '#/': '{pointer[:80]}' is not supported."
+            "A $ref must point into the schema itself, as '#/$defs/NAME' does."
         )
     node = document
     for part in unquote(pointer[2:]).split("/"):

@@ -1,14 +1,12 @@
-"""Add bounds to JSON schemas, so that every answer ends.
+"""Write a JSON schema as llguidance has to enforce it.
 
-A sampler that may write a thousand digits will do so sooner or later. Where a schema has no bound
-one is added. Instances of the result are always instances of the schema.
+    object           only the keys that it names, unless `additionalProperties` allows others
+    number           ±1e15 with nine decimals; integers that a double represents exactly: a sampler
+                     that may write a thousand digits will do so sooner or later
+    recursion        alternatives without a finite instance are left out
 
-    string           4096 characters, keys of free objects 64
-    array            64 items
-    free object      64 keys; 4 levels of lists and objects in it
-    number           ±1e15 with nine decimals; integers that a double represents exactly
-    recursion        8 cycles
-    object           only the keys it names, unless `additionalProperties` allows others
+Instances of the result are always instances of the schema. Strings and lists have no bounds but
+their own: an answer that goes on is ended by its limit of tokens, and says so.
 """
 
 # pyright: basic
@@ -16,20 +14,13 @@ one is added. Instances of the result are always instances of the schema.
 import json
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import replace
-
 from adapters.errors import InvalidRequestError
-from adapters.mlx.grammar.references import LISTS, MAPS, ROOT, SINGLES, Node, References
+from adapters.mlx.grammar.references import ROOT, References
+from adapters.schema_keywords import LISTS, MAPS, SINGLES, Node, is_number
 
-MAX_BYTES = 64 * 1024
-MAX_DEPTH = 32
-MAX_LENGTH = 4096
-MAX_ITEMS = 64
-MAX_RECURSION = 8
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 64
 _MAX_NODES = 20_000
-_FREE_DEPTH = 4
-_KEY = r"^(?s:.{0,64})$"
 _INTEGER = 2**53 - 1
 _NUMBER = 1e15
 _DECIMALS = 1e-9
@@ -39,7 +30,7 @@ _SMALLEST_RANGE = 1e-6
 _OBJECT = ("properties", "required", "additionalProperties", "patternProperties")
 _KINDS = {
     "object": (*_OBJECT, "minProperties", "maxProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems", "additionalItems"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
     "string": ("pattern", "format", "minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
@@ -96,15 +87,8 @@ def _depth(schema: _Schema) -> int:
     return depth
 
 
-class _Scope(Struct, frozen=True):
-    """The context of a subschema."""
-
-    source: str
-    """Pointer of the definition it is part of."""
-    cycles: int
-    """Number of reference cycles that may still be closed."""
-    names: frozenset[str] | None = None
-    """Set if several schemas apply to one object: the keys that any of them names."""
+_Names = frozenset[str] | None
+"""Set if several schemas apply to one object: the keys that any of them names."""
 
 
 class _Bounding:
@@ -112,52 +96,71 @@ class _Bounding:
         self._start = start
         self._references = References(schema, start)
         self._definitions: _Schema = {}
-        self._named: dict[tuple[str, int], str] = {}
-        self._pending: list[tuple[str, str, int]] = []
+        self._named: dict[str, str] = {}
+        """Pointer -> name of its definition."""
+        self._open: dict[tuple[int, _Names], str] = {}
+        """Schemas that are being written -> names, of those that contain themselves."""
+        self._inlined: frozenset[str] = frozenset()
+        """References followed since the last property or item."""
         self._nodes = 0
 
     def run(self) -> _Schema:
-        scope = _Scope(self._start, MAX_RECURSION)
-        root = self._bound(self._references.node(self._start), scope)
-        while self._pending:
-            name, pointer, cycles = self._pending.pop()
-            node = self._references.node(pointer)
-            self._definitions[name] = self._bound(node, _Scope(pointer, cycles))
+        root = self._bound(self._references.node(self._start))
+        done: set[str] = set()
+        while waiting := self._named.keys() - done:
+            for pointer in sorted(waiting):
+                node = self._references.node(pointer)
+                self._definitions[self._named[pointer]] = self._bound(node)
+            done |= waiting
         schema = root if isinstance(root, dict) else {"allOf": [root]}
         return {**schema, "$defs": self._definitions} if self._definitions else schema
 
-    def _bound(self, node: Node, scope: _Scope) -> Node:
+    def _bound(self, node: Node, names: _Names = None) -> Node:
+        """Write `node`; inside itself, as inlined references lead to, it is a reference."""
+        key = (id(node), names)
+        if key in self._open:
+            self._open[key] = name = self._open[key] or f"r{self._nodes}"
+            return {"$ref": f"#/$defs/{name}"}
+        if isinstance(node, dict):
+            self._open[key] = ""
+        inlined, self._inlined = self._inlined, frozenset()
+        written = self._written(node, names)
+        self._inlined = inlined
+        if name := self._open.pop(key, ""):
+            self._definitions[name] = written
+        return written
+
+    def _written(self, node: Node, names: _Names) -> Node:
         self._nodes += 1
         if self._nodes > _MAX_NODES:
             raise InvalidRequestError("The schema's references unroll to too many schemas.")
         if node is True or node == {}:
-            return self._any(_FREE_DEPTH) if scope.names is None else True
+            return self._any() if names is None else True
         if node is False or "const" in node or "enum" in node:
             return node
         schema = {k: v for k, v in node.items() if k not in ("$defs", "definitions")}
-        if scope.names is not None or _is_merged(schema):
-            return self._merged(schema, scope)
+        if names is not None or _is_merged(schema):
+            return self._merged(schema, names)
         if "$ref" in schema:
-            return self._refer(schema, scope)
+            return self._refer(schema)
         if not any(keyword in schema for keyword in ("anyOf", "oneOf")):
-            schema = self._narrow(_with_type(schema), scope)
-        return self._inner(schema, scope, scope)
+            schema = self._narrow(_with_type(schema), names)
+        return self._inner(schema, names, names)
 
-    def _inner(self, schema: _Schema, scope: _Scope, options: _Scope) -> _Schema:
-        """Bound the subschemas of `schema`; `options` is the scope of its alternatives."""
-        alone = replace(scope, names=None)
+    def _inner(self, schema: _Schema, names: _Names, options: _Names) -> _Schema:
+        """Write the subschemas of `schema`; `options` are the names in its alternatives."""
         bounded = dict(schema)
         for keyword, value in schema.items():
             if keyword in MAPS:
-                kept = (scope.names if keyword == "properties" else None) or frozenset()
+                kept = (names if keyword == "properties" else None) or frozenset()
                 bounded[keyword] = {
-                    name: True if node is True and name in kept else self._bound(node, alone)
+                    name: True if node is True and name in kept else self._bound(node)
                     for name, node in value.items()
                 }
             elif keyword in ("anyOf", "oneOf"):
                 bounded[keyword] = [self._option(node, keyword, options) for node in value]
             elif keyword in (*LISTS, *SINGLES):
-                inner = scope if keyword == "allOf" else alone
+                inner = names if keyword == "allOf" else None
                 bounded[keyword] = (
                     [self._bound(node, inner) for node in value]
                     if isinstance(value, list)
@@ -165,53 +168,46 @@ class _Bounding:
                 )
         return bounded
 
-    def _option(self, node: Node, keyword: str, scope: _Scope) -> Node:
-        """Bound an alternative; references in `oneOf` are inlined.
+    def _option(self, node: Node, keyword: str, names: _Names) -> Node:
+        """Write an alternative; references in `oneOf` are inlined.
 
         llguidance does not follow references to prove that alternatives of `oneOf` exclude each
         other.
         """
         if keyword == "oneOf" and isinstance(node, dict) and set(node) == {"$ref"}:
-            return self._inline(node["$ref"], scope)
-        return self._bound(node, scope)
+            return self._inline(node["$ref"], names)
+        return self._bound(node, names)
 
     # References.
 
-    def _refer(self, schema: _Schema, scope: _Scope) -> Node:
-        cycles = self._cycles_left(schema["$ref"], scope)
-        if cycles is None:
+    def _refer(self, schema: _Schema) -> Node:
+        target = schema["$ref"]
+        if not self._references.has_instance(target):
             return False
-        key = (schema["$ref"], cycles)
-        if key not in self._named:
-            self._named[key] = f"d{len(self._named)}"
-            self._pending.append((self._named[key], *key))
-        return {**schema, "$ref": f"#/$defs/{self._named[key]}"}
+        name = self._named.setdefault(target, f"d{len(self._named)}")
+        return {**schema, "$ref": f"#/$defs/{name}"}
 
-    def _cycles_left(self, target: str, scope: _Scope) -> int | None:
-        """`None` if too few are left for any instance of `target`."""
-        cycles = scope.cycles - self._references.cost(scope.source, target)
-        return cycles if cycles >= self._references.height(target) else None
-
-    def _inline(self, target: str, scope: _Scope) -> Node:
-        cycles = self._cycles_left(target, scope)
-        if cycles is None:
+    def _inline(self, target: str, names: _Names) -> Node:
+        if target in self._inlined or not self._references.has_instance(target):
             return False
-        return self._bound(self._references.node(target), _Scope(target, cycles, scope.names))
+        outer, self._inlined = self._inlined, self._inlined | {target}
+        written = self._written(self._references.node(target), names)
+        self._inlined = outer
+        return written
 
     # Several schemas for one instance.
 
-    def _merged(self, schema: _Schema, scope: _Scope) -> Node:
-        """Bound an object with several schemas: keys that any of them names stay allowed."""
+    def _merged(self, schema: _Schema, names: _Names) -> Node:
+        """Write an object with several schemas: keys that any of them names stay allowed."""
         options = [node for keyword in ("anyOf", "oneOf") for node in schema.get(keyword, ())]
         rest = {k: v for k, v in schema.items() if k not in ("anyOf", "oneOf")}
-        shared = self._names(rest, set()) | (scope.names or frozenset())
-        union = shared.union(*(self._names(option, set()) for option in options))
-        together = replace(scope, names=frozenset(union))
+        shared = self._names(rest, set()) | (names or frozenset())
+        together = shared.union(*(self._names(option, set()) for option in options))
         target = rest.pop("$ref", None)
         narrowed = self._narrow(rest, together)
         if options:
             narrowed.update({k: schema[k] for k in ("anyOf", "oneOf") if k in schema})
-        bounded = self._inner(narrowed, together, replace(scope, names=frozenset(shared)))
+        bounded = self._inner(narrowed, together, shared)
         if target is not None:
             bounded["allOf"] = [*bounded.get("allOf", ()), self._inline(target, together)]
         return bounded
@@ -230,42 +226,32 @@ class _Bounding:
 
     # Bounds.
 
-    def _narrow(self, schema: _Schema, scope: _Scope) -> _Schema:
+    def _narrow(self, schema: _Schema, names: _Names) -> _Schema:
         kinds = schema.get("type", ())
         for kind in [kinds] if isinstance(kinds, str) else kinds:
             match kind:
-                case "string":
-                    schema = _narrow_string(schema)
                 case "integer" | "number":
                     is_integer = kind == "integer" or "integer" in kinds
                     schema = _narrow_number(schema, is_integer=is_integer)
                 case "array":
-                    schema = _narrow_array(schema, scope)
+                    schema = _narrow_array(schema, names)
                 case "object":
-                    schema = _narrow_object(schema, scope)
+                    schema = _narrow_object(schema, names)
                 case _:
                     pass
-        if scope.names is not None and "type" not in schema and _implies(schema, "object"):
-            schema = _narrow_object(schema, scope)
+        if names is not None and "type" not in schema and _implies(schema, "object"):
+            schema = _narrow_object(schema, names)
         return schema
 
-    def _any(self, depth: int) -> _Schema:
-        """The schema of any value with at most `depth` levels of lists and objects."""
-        name = f"any{depth}"
-        if name not in self._definitions:
-            scalars: list[_Schema] = [
-                {"type": ["null", "boolean"]},
-                _narrow_string({"type": "string"}),
-                _narrow_number({"type": "number"}, is_integer=False),
-            ]
-            self._definitions[name] = {"anyOf": scalars}
-            if depth:
-                inner = self._any(depth - 1)
-                array = {"type": "array", "items": inner, "maxItems": MAX_ITEMS}
-                keys = {"patternProperties": {_KEY: inner}, "additionalProperties": False}
-                free = {"type": "object", **keys, "maxProperties": MAX_ITEMS}
-                scalars += [array, free]
-        return {"$ref": f"#/$defs/{name}"}
+    def _any(self) -> _Schema:
+        """Return the schema of any value, with numbers as anywhere else."""
+        any_value: _Schema = {"$ref": "#/$defs/any"}
+        if "any" not in self._definitions:
+            number = _narrow_number({"type": "number"}, is_integer=False)
+            others: _Schema = {"items": any_value, "additionalProperties": any_value}
+            types = ["null", "boolean", "string", "array", "object"]
+            self._definitions["any"] = {"anyOf": [number, {"type": types, **others}]}
+        return any_value
 
 
 def _is_merged(schema: _Schema) -> bool:
@@ -287,24 +273,21 @@ def _with_type(schema: _Schema) -> _Schema:
     return {**schema, "type": kinds or ["null", "boolean", "number", "string", "array", "object"]}
 
 
-def _narrow_array(schema: _Schema, scope: _Scope) -> _Schema:
+def _narrow_array(schema: _Schema, names: _Names) -> _Schema:
     prefix, minimum = schema.get("prefixItems", ()), schema.get("minItems", 0)
-    maximum = max(MAX_ITEMS, minimum, len(prefix))
-    narrowed = {**schema, "maxItems": schema.get("maxItems", maximum)}
-    if scope.names is None and "items" not in schema:
-        narrowed["items"] = minimum > len(prefix) or not prefix
-    return narrowed
-
-
-def _narrow_object(schema: _Schema, scope: _Scope) -> _Schema:
-    rest = schema.get("additionalProperties", True)
-    if "properties" in schema or "required" in schema:
-        return schema if "additionalProperties" in schema else _close(schema, scope.names)
-    if scope.names is not None or "patternProperties" in schema or rest is False:
+    if names is not None or "items" in schema:
         return schema
-    maximum = schema.get("maxProperties", max(MAX_ITEMS, schema.get("minProperties", 0)))
-    keys = {"patternProperties": {_KEY: rest}, "additionalProperties": False}
-    return {**schema, **keys, "maxProperties": maximum}
+    return {**schema, "items": minimum > len(prefix) or not prefix}
+
+
+def _narrow_object(schema: _Schema, names: _Names) -> _Schema:
+    if "additionalProperties" in schema:
+        return schema
+    if "properties" in schema or "required" in schema:
+        return _close(schema, names)
+    if names is not None or "patternProperties" in schema:
+        return schema
+    return {**schema, "additionalProperties": True}
 
 
 def _close(schema: _Schema, names: frozenset[str] | None) -> _Schema:
@@ -313,10 +296,6 @@ def _close(schema: _Schema, names: frozenset[str] | None) -> _Schema:
     for name in (*schema.get("required", ()), *sorted(names or ())):
         properties.setdefault(name, True)
     return {**schema, "properties": properties, "additionalProperties": False}
-
-
-def _narrow_string(schema: _Schema) -> _Schema:
-    return {"maxLength": MAX_LENGTH + schema.get("minLength", 0), **schema}
 
 
 def _narrow_number(schema: _Schema, *, is_integer: bool) -> _Schema:
@@ -339,8 +318,3 @@ def _narrow_number(schema: _Schema, *, is_integer: bool) -> _Schema:
             )
         narrowed.setdefault("multipleOf", _DECIMALS)
     return narrowed
-
-
-def is_number(value: Any) -> bool:
-    """True for the numbers of JSON: a boolean is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

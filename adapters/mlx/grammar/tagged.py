@@ -22,8 +22,6 @@ _OF_OBJECT = frozenset(
 _OF_STRING = frozenset(
     ("type", "enum", "const", "minLength", "maxLength", "description", "title", "default")
 )
-LONGEST = 4096
-"""Characters of a string without a limit of its own, as in `adapters.mlx.grammar.schema`."""
 
 
 def can_be_tagged(schema: dict[str, Any]) -> bool:
@@ -95,5 +93,5 @@ def _argument(
     if values:
         choices = " | ".join(literal(value) for value in values)
         return f"{name}: {head} ({choices}) {tail}\n"
-    least, most = schema.get("minLength", 0), schema.get("maxLength", LONGEST)
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
     return f"{name}: {head} {name}_text\n{name}_text[lazy]: /(?s:.{{{least},{most}}})/ {tail}\n"

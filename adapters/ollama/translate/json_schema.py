@@ -6,30 +6,12 @@ from typing import Any, cast
 
 import msgspec
 
-from adapters.errors import GenerationError, InvalidRequestError
+from adapters.errors import GenerationError
 from adapters.ollama.translate.format_patterns import has_format
 from adapters.request import Lark, Regex
+from adapters.schema_keywords import read_schema
 
 _Schema = Mapping[str, Any]
-
-_IN_MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
-_IN_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_ALONE = (
-    "items",
-    "additionalProperties",
-    "contains",
-    "propertyNames",
-    "not",
-    "if",
-    "then",
-    "else",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-)
-
-
-def has_keyword(schema: _Schema, keywords: tuple[str, ...]) -> bool:
-    return any(keyword in part for part in _parts(schema) for keyword in keywords)
 
 
 def is_complete(text: str) -> bool:
@@ -43,58 +25,6 @@ def is_complete(text: str) -> bool:
     return True
 
 
-def _parts(schema: Any) -> Iterator[_Schema]:
-    """Yield `schema` and every schema in it."""
-    if not isinstance(schema, dict):
-        return
-    part = cast(dict[str, Any], schema)
-    yield part
-    for key in _ALONE:
-        yield from _parts(part.get(key))
-    for key in _IN_MAPS:
-        schemas = part.get(key)
-        if isinstance(schemas, dict):
-            yield from _all_parts(list(cast(dict[str, Any], schemas).values()))
-    for key in (*_IN_LISTS, "items"):
-        yield from _all_parts(as_list(part.get(key)))
-
-
-def _all_parts(schemas: list[Any]) -> Iterator[_Schema]:
-    for schema in schemas:
-        yield from _parts(schema)
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return a list of a schema; a value of another type is read as an empty one."""
-    return cast(list[Any], value) if isinstance(value, list) else []
-
-
-def _with_prefix_items(schema: Any) -> Any:
-    """Return `schema` with `prefixItems` in place of lists of `items`, the tuples of draft 7 and
-    earlier, which Zod and others write."""
-    if not isinstance(schema, dict):
-        return schema
-    part = dict(cast(dict[str, Any], schema))
-    for key in {*_ALONE, "additionalItems"} & part.keys():
-        part[key] = _with_prefix_items(part[key])
-    for key in {*_IN_MAPS} & part.keys():
-        if isinstance(part[key], dict):
-            part[key] = {name: _with_prefix_items(each) for name, each in part[key].items()}
-    for key in {*_IN_LISTS, "items"} & part.keys():
-        if isinstance(part[key], list):
-            part[key] = [_with_prefix_items(each) for each in part[key]]
-    if isinstance(part.get("items"), list):
-        part["prefixItems"] = part.pop("items")
-        part["items"] = part.pop("additionalItems", True)
-    return part
-
-
-def _path_of(error: Any) -> str:
-    """Return the place of a fault below its schema, such as `.properties.a.maximum`."""
-    steps = cast(list[str | int], list(error.absolute_path))
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
-
-
 class Promise:
     """Checks texts against a schema.
 
@@ -103,24 +33,18 @@ class Promise:
     """
 
     def __init__(self, schema: _Schema, param: str) -> None:
-        """Raises InvalidRequestError: `schema` is not a valid JSON schema."""
+        """Raises InvalidRequestError: `schema` is wrong, or has a keyword that is not enforced."""
         # Here: an idle server does without it.
         from jsonschema import (
             Draft202012Validator,
-            FormatChecker,
-            SchemaError,
             ValidationError,
             validators,
         )
         from referencing import Registry
 
-        schema = _with_prefix_items(schema)
-        try:
-            # Without formats: a `pattern` of JavaScript may not be one of Python.
-            Draft202012Validator.check_schema(schema, FormatChecker(()))
-        except SchemaError as error:
-            words = f"The schema is not a valid JSON schema: {error.message[:200]}"
-            raise InvalidRequestError(words, param=param + _path_of(error)) from error
+        kept, faults = read_schema(schema)
+        if faults:
+            raise faults[0].to_error(param)
         accept = cast(Any, lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
 
         def check_format(_: Any, name: Any, value: Any, __: Any) -> Iterator[ValidationError]:
@@ -130,7 +54,7 @@ class Promise:
         own = {"pattern": accept, "format": check_format}
         kind = cast(Any, validators).extend(Draft202012Validator, own)
         # A registry of its own: the default one would fetch what a $ref names.
-        self._validator: Any = kind(schema, registry=cast(Any, Registry)())
+        self._validator: Any = kind(kept, registry=cast(Any, Registry)())
 
     async def check(self, text: str) -> None:
         """Check `text` in a thread, since a schema can be made to take long.

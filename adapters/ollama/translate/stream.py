@@ -20,10 +20,10 @@ from adapters.events import (
 )
 from adapters.ollama.errors import UnwantedThoughtError
 from adapters.ollama.ndjson import LineStream
+from adapters.ollama.translate.grammar_schema import to_grammar_schema
 from adapters.ollama.translate.json_schema import (
     InputPromise,
     Promise,
-    has_keyword,
     is_complete,
 )
 from adapters.ollama.translate.quoted_text import QuotedTextReader
@@ -45,7 +45,9 @@ from adapters.request import (
     JSONSchema,
     Regex,
     ResponseFormat,
+    Tool,
 )
+from adapters.schema_keywords import all_schemas
 from adapters.sink import Sink
 from adapters.upstream.circuit_breaker import FAULTS
 from adapters.upstream.restart import is_not_the_callers
@@ -425,7 +427,7 @@ async def checks_of(request: GenerationRequest) -> "Checks | None":
     In a thread: the library for schemas is imported for the first of them.
 
     Raises:
-        InvalidRequestError: a strict schema is not a valid JSON schema.
+        InvalidRequestError: a strict schema is wrong, or cannot be enforced.
     """
     tools = any(tool.strict or tool.input_format for tool in request.tools)
     if request.response_format is None and not tools:
@@ -446,6 +448,15 @@ def _promise_of(response_format: ResponseFormat | None) -> Promise | None:
             return None
 
 
+def _promise_of_call(at: int, tool: Tool) -> Promise:
+    """A free call of the tool has no grammar, but one that does not match is generated anew
+    under it: a schema that cannot be enforced is refused in time."""
+    place = f"tools[{at}].function.parameters"
+    schema = {"type": "object"} | (tool.parameters or {})
+    to_grammar_schema(schema, place, strict=True)
+    return Promise(schema, place)
+
+
 class Checks:
     """The schemas that an answer must match, and the parts of the answer they apply to."""
 
@@ -463,10 +474,8 @@ class Checks:
         # A forced call is the whole answer: it has no text.
         self._text = None if forced else _promise_of(request.response_format)
         self._tools: dict[str, Promise | InputPromise] = {
-            tool.name: Promise(
-                {"type": "object"} | (tool.parameters or {}), f"tools[{at}].function.parameters"
-            )
-            for at, tool in enumerate(request.tools)
+            tool.name: _promise_of_call(at, tool)
+            for at, tool in request.callable_tools()
             if tool.strict
         }
         for at, tool in enumerate(request.tools):
@@ -482,7 +491,8 @@ class Checks:
         self._unchecked = frozenset(
             tool.name
             for tool in request.tools
-            if has_keyword(tool.parameters or {}, ("pattern", "patternProperties"))
+            for part in all_schemas(tool.parameters)
+            if "pattern" in part or "patternProperties" in part
         )
         """Tools with patterns, which only a grammar can enforce; see `Promise`."""
 

@@ -23,7 +23,9 @@ from adapters.mlx.output.tool_calls.syntax import (
     LLAMA,
     MISTRAL,
     MISTRAL_LIST,
+    Parameters,
     ToolSyntax,
+    Value,
 )
 from adapters.request import (
     GenerationRequest,
@@ -159,6 +161,60 @@ async def test_strict_calls_are_enforced_in_free_text(
         tokenizer, matcher, f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{OTHER}\n</tool_call>"
     )
     assert not fits(tokenizer, matcher, '<tool_call>\n{"name": "add", "arguments": {"x": "1"}}')
+
+
+@pytest.mark.parametrize(
+    ("syntax", "opening", "between", "closing"),
+    [
+        (HERMES, "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
+        (MISTRAL_LIST, "[TOOL_CALLS] [", ", ", "]"),
+    ],
+    ids=["spans", "list"],
+)
+async def test_optional_calls_are_as_many_as_the_model_makes(
+    compiler: GrammarCompiler,
+    tokenizer: Any,
+    syntax: ToolSyntax,
+    opening: str,
+    between: str,
+    closing: str,
+) -> None:
+    matcher = await compiled(compiler, request(tool("add", "x", strict=True)), Style(syntax))
+    assert fits(tokenizer, matcher, opening + between.join([CALL] * 20) + closing)
+    wrong = [CALL] * 20 + ['{"name": "add", "arguments": {"x": "1"}}']
+    assert not fits(tokenizer, matcher, opening + between.join(wrong) + closing)
+
+
+TAGGED = ToolSyntax(
+    name="tagged",
+    json=False,
+    opening="<call>",
+    before_name="<f=",
+    before_arguments=">",
+    after_arguments="</f>",
+    closing="</call>",
+    parameters=Parameters(
+        string=Value("<p=", ">", "</p>"),
+        other=Value("<p=", ">", "</p>"),
+    ),
+)
+
+
+async def test_text_between_tags_is_as_long_as_the_model_makes_it(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    properties: dict[str, Any] = {"content": {"type": "string"}, "name": {"maxLength": 3}}
+    properties["name"]["type"] = "string"
+    parameters = {"type": "object", "properties": properties, "required": [*properties]}
+    write = Tool("write", None, parameters, strict=True)
+    matcher = await compiled(compiler, request(write, tool_choice="required"), Style(TAGGED))
+
+    def call(name: str) -> str:
+        content = "<p>line</p \n" * 1000
+        return f"<call><f=write><p=content>{content}</p><p=name>{name}</p></f></call>"
+
+    assert fits(tokenizer, matcher, call("abc"))
+    assert not fits(tokenizer, matcher, call("abcd"))
 
 
 async def test_call_is_enforced_after_its_control_token(

@@ -1,4 +1,4 @@
-"""Answers to bounded schemas end and are valid: sampled evenly from all allowed tokens."""
+"""Answers under a schema are valid: sampled evenly from all allowed tokens."""
 
 import json
 from typing import Any
@@ -130,16 +130,68 @@ async def test_white_space_is_one_space_after_a_separator(
     assert not fits(tokenizer, matcher, "[\n1]")
 
 
-async def test_recursion_is_limited_to_eight_cycles(
+ANY_TREE = {"oneOf": [{"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/pair"}]}
+PAIR = variant("pair", {"left": ANY_TREE, "right": {"$ref": "#/$defs/tree"}})
+TREES = {"leaf": variant("leaf", {}), "pair": PAIR, "tree": ANY_TREE}
+LINK = {"allOf": [{"$ref": "#/$defs/named"}, {"properties": {"next": {"$ref": "#/$defs/link"}}}]}
+LINKS = {"named": {"properties": {"name": {"const": 1}}, "required": ["name"]}, "link": LINK}
+
+
+@pytest.mark.parametrize(
+    ("schema", "begin", "middle", "end"),
+    [
+        (ENDLESS["list"], '{"next":', "null", "}"),
+        ({}, '{"a":[', "1", "]}"),
+        ({"type": "object"}, '{"a":[', "1", "]}"),
+        (
+            {"$ref": "#/$defs/tree", "$defs": TREES},
+            '{"kind":"pair","left":{"kind":"leaf"},"right":',
+            '{"kind":"leaf"}',
+            "}",
+        ),
+        (
+            {"$ref": "#/$defs/tree", "$defs": TREES},
+            '{"kind":"pair","left":',
+            '{"kind":"leaf"}',
+            ',"right":{"kind":"leaf"}}',
+        ),
+        ({"$ref": "#/$defs/link", "$defs": LINKS}, '{"name":1,"next":', '{"name":1}', "}"),
+    ],
+    ids=["list", "anything", "free object", "right", "left", "merged"],
+)
+async def test_recursion_is_as_deep_as_the_answer(
+    compiler: GrammarCompiler, tokenizer: Any, schema: Any, begin: str, middle: str, end: str
+) -> None:
+    matcher = await compiled(compiler, schema)
+    text = begin * 40 + middle + end * 40
+    jsonschema.validate(json.loads(text), schema)
+    assert fits(tokenizer, matcher, text)
+    assert not fits(tokenizer, matcher, text.replace("1", "@").replace("leaf", "twig")[:-1])
+
+
+async def test_strings_and_lists_are_as_long_as_the_answer(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
-    matcher = await compiled(compiler, ENDLESS["list"])
+    schema = {"properties": {"text": {"type": "string"}, "rows": {"type": "array"}}}
+    matcher = await compiled(compiler, schema)
+    answer = {"text": "line\n" * 4000, "rows": [{f"key{row}": row} for row in range(300)]}
+    assert fits(tokenizer, matcher, json.dumps(answer))
 
-    def chain(links: int) -> str:
-        return '{"next":' * links + "null" + "}" * links
 
-    assert fits(tokenizer, matcher, chain(9))
-    assert not fits(tokenizer, matcher, chain(10))
+@pytest.mark.parametrize(
+    "alternatives", [[{"$ref": "#"}, {"type": "null"}], [{"allOf": [{"$ref": "#"}]}, {"const": 1}]]
+)
+async def test_alternative_that_is_the_schema_itself_adds_nothing(
+    compiler: GrammarCompiler, tokenizer: Any, alternatives: list[Any]
+) -> None:
+    matcher, _ = await compiler.compile(
+        GenerationRequest(
+            model="m", prompt="p", response_format=JSONSchema({"oneOf": alternatives})
+        ),
+        Style(),
+    )
+    assert matcher is not None
+    assert fits(tokenizer, matcher, "null" if "type" in alternatives[1] else "1")
 
 
 def test_bounded_schema_is_unchanged() -> None:
@@ -157,10 +209,10 @@ def test_bounded_schema_is_unchanged() -> None:
 
 
 NESTED: dict[str, Any] = {"type": "string"}
-for _ in range(20):
+for _ in range(40):
     NESTED = {"type": "array", "items": NESTED}
 DEEP = {"type": "array", "items": NESTED, "minItems": 1}
-for _ in range(20):
+for _ in range(40):
     DEEP = {"type": "array", "items": DEEP}
 
 
@@ -175,7 +227,7 @@ for _ in range(20):
         ({"type": "what"}, ".type", '"what"'),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ".oneOf", "'oneOf'"),
         ({"$ref": "#/$defs/gone"}, ".$ref", "The $ref '#/$defs/gone' has no target in the schema."),
-        ({"$ref": "https://example.com/s.json"}, ".$ref", "https://example.com/s.json"),
+        ({"$ref": "https://example.com/s.json"}, ".$ref", "point into the schema itself"),
         ({"x-guidance": {"lenient": True}, "not": {}}, ".x-guidance", "'x-guidance'"),
         (
             {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
@@ -183,8 +235,8 @@ for _ in range(20):
             "finite",
         ),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-8}, ".maximum", "small"),
-        ({"type": "string", "description": "x" * 70_000}, "", "64 KB"),
-        (DEEP, "", "32 levels"),
+        ({"type": "string", "description": "x" * 300_000}, "", "256 KB"),
+        (DEEP, "", "64 levels"),
         ({"properties": 3}, ".properties", "'properties'"),
         ({"anyOf": 1}, ".anyOf", "'anyOf'"),
         ({"minLength": 5, "maxLength": 3, "type": "string"}, ".maxLength", "minLength"),

@@ -1,0 +1,234 @@
+"""Read a client's JSON schema: one meaning, and the same words for its mistakes, on every backend.
+
+No list says what is unsupported: what is not among the keywords and values below is removed and
+reported, so that an invented keyword is treated like a forgotten one.
+"""
+
+# pyright: basic
+# Unvalidated JSON has no types that a strict check could use.
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.property_names import allows_every_name
+
+Node = Any
+"""A schema: an object, or True for any value and False for none."""
+
+TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+DEFINITIONS = ("$defs", "definitions")
+MAPS = ("properties", "patternProperties")
+LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+SINGLES = ("items", "additionalItems", "additionalProperties")
+
+ANNOTATIONS = frozenset(
+    {
+        *("$schema", "$id", "$anchor", "$comment"),
+        *("title", "description", "default", "examples"),
+        *("deprecated", "readOnly", "writeOnly"),
+        *("contentEncoding", "contentMediaType", "contentSchema"),
+        *("discriminator", "example", "externalDocs", "xml"),
+    }
+)
+"""Keywords that no answer can violate: JSON Schema's annotations and OpenAPI's base vocabulary.
+
+Sources: https://json-schema.org/draft/2020-12/json-schema-validation (sections 8 and 9),
+https://spec.openapis.org/oas/v3.1.0#schema-object
+"""
+
+
+class Fault(NamedTuple):
+    """A part of a schema that is not enforced."""
+
+    path: str
+    """Place in the schema, such as `.properties.a.not`; "" for the schema as a whole."""
+    keyword: str
+    """Its name; "" for a subschema or the schema as a whole."""
+    reason: str
+    is_mistake: bool = False
+    """The schema is wrong by itself; otherwise another engine may enforce it."""
+    is_annotation: bool = False
+    """No answer can violate it, so that a strict schema may have it."""
+
+    def to_error(self, place: str) -> InvalidRequestError:
+        """Return the error for a strict schema, which stands at `place` in the request."""
+        kind = InvalidRequestError if self.is_mistake else UnsupportedParameterError
+        return kind(self.reason, param=place + self.path)
+
+
+def read_schema(schema: Node) -> tuple[Any, list[Fault]]:
+    """Return `schema` without annotations and faults, and the faults in their order.
+
+    What is returned has known keywords with values that make sense, those of earlier drafts
+    written as draft 2020-12 has them. Recursion is as deep as the schema.
+    """
+    reading = _Reading()
+    return reading.node(schema, ""), reading.faults
+
+
+def all_schemas(schema: Node) -> Iterator[dict[str, Any]]:
+    """Yield `schema` and every schema in it, but `true` and `false`; no value is trusted."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for keyword, value in schema.items():
+        inner: Any = ()
+        if keyword in (*MAPS, *DEFINITIONS) and isinstance(value, dict):
+            inner = value.values()
+        elif keyword in (*LISTS, *SINGLES):
+            inner = value if isinstance(value, list) else [value]
+        for node in inner:
+            yield from all_schemas(node)
+
+
+def is_number(value: Any) -> bool:
+    """True for the numbers of JSON: a boolean is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_type(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and name in TYPES for name in names)
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, (dict, bool))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_count(value: Any) -> bool:
+    return is_number(value) and value >= 0 and value % 1 == 0
+
+
+_RANGES = (
+    ("minimum", "maximum"),
+    ("minLength", "maxLength"),
+    ("minItems", "maxItems"),
+    ("minProperties", "maxProperties"),
+)
+_COUNTS = frozenset(keyword for pair in _RANGES[1:] for keyword in pair)
+_EXCLUSIVE = {"minimum": "exclusiveMinimum", "maximum": "exclusiveMaximum"}
+_UNDERSTOOD: dict[str, Callable[[Any], bool]] = {
+    "type": _is_type,
+    "enum": _is_list,
+    "const": lambda _: True,
+    "$ref": _is_text,
+    "items": lambda value: _is_schema(value) or _is_list(value),
+    "additionalItems": _is_schema,
+    "additionalProperties": _is_schema,
+    "required": _are_names,
+    "multipleOf": lambda value: is_number(value) and value > 0,
+    **dict.fromkeys((*MAPS, *DEFINITIONS), _is_map),
+    **dict.fromkeys(LISTS, _is_list),
+    **dict.fromkeys(("pattern", "format"), _is_text),
+    **dict.fromkeys(_COUNTS, _is_count),
+    **dict.fromkeys(("minimum", "maximum", *_EXCLUSIVE.values()), is_number),
+}
+"""The keywords that a grammar can enforce, and the values that JSON Schema gives them."""
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+
+    def _schema(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for keyword, value in _without_flags(schema).items():
+            at = f"{path}.{keyword}"
+            if keyword in ANNOTATIONS:
+                continue
+            if keyword == "propertyNames" and allows_every_name(value):
+                continue
+            if keyword not in _UNDERSTOOD:
+                reason = f"The schema uses '{keyword[:80]}', which cannot be enforced."
+                self.faults.append(Fault(at, keyword, reason))
+            elif not _UNDERSTOOD[keyword](value):
+                shown = json.dumps(value)[:80]
+                reason = f"'{keyword}' cannot be {shown} in a JSON schema."
+                self.faults.append(Fault(at, keyword, reason, True))
+            else:
+                kept[keyword] = self._value(keyword, value, at)
+        for keyword, reason in _crossed_ranges(kept):
+            del kept[keyword]
+            self.faults.append(Fault(f"{path}.{keyword}", keyword, reason, True))
+        self._require_possible(kept, path)
+        return _with_prefix_items(kept)
+
+    def _value(self, keyword: str, value: Any, at: str) -> Any:
+        if keyword in (*MAPS, *DEFINITIONS):
+            return {name: self.node(node, f"{at}.{name}") for name, node in value.items()}
+        if keyword in (*LISTS, *SINGLES):
+            if isinstance(value, list):
+                return [self.node(node, f"{at}[{n}]") for n, node in enumerate(value)]
+            return self.node(value, at)
+        if keyword in ("required", "type") and isinstance(value, list):
+            return list(dict.fromkeys(value))
+        return int(value) if keyword in _COUNTS else value
+
+    def _require_possible(self, schema: dict[str, Any], path: str) -> None:
+        """Remove from `required` what `additionalProperties: false` excludes."""
+        others = schema.get("additionalProperties", True)
+        if others is not False or schema.keys() & {"patternProperties", "allOf", "$ref"}:
+            return
+        known = schema.get("properties", {})
+        for name in [name for name in schema.get("required", ()) if name not in known]:
+            schema["required"] = [each for each in schema["required"] if each != name]
+            reason = f"The schema requires '{name[:80]}', which is none of its 'properties'."
+            self.faults.append(Fault(f"{path}.required", "required", reason, True))
+
+    def node(self, node: Node, path: str) -> Node:
+        if isinstance(node, dict):
+            return self._schema(node, path)
+        if isinstance(node, bool):
+            return node
+        self.faults.append(Fault(path, "", "A schema must be an object or a boolean.", True))
+        return True
+
+
+def _without_flags(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return `schema` with bounds as numbers: `"minimum": 3, "exclusiveMinimum": true` is what
+    draft 4 and OpenAPI 3.0 write for today's `"exclusiveMinimum": 3`."""
+    changed = dict(schema)
+    for keyword, exclusive in _EXCLUSIVE.items():
+        flag = schema.get(exclusive)
+        if isinstance(flag, bool) and is_number(schema.get(keyword)):
+            del changed[exclusive]
+            if flag:
+                changed[exclusive] = changed.pop(keyword)
+    return changed
+
+
+def _with_prefix_items(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return `schema` with `prefixItems` for lists of `items`, the tuples of draft 7 and earlier,
+    which Zod and others write."""
+    others = schema.pop("additionalItems", None)
+    if isinstance(schema.get("items"), list):
+        schema["prefixItems"] = schema.pop("items")
+        if others is not None:
+            schema["items"] = others
+    return schema
+
+
+def _crossed_ranges(schema: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the upper bounds that are below the lower ones, each with the reason."""
+    return [
+        (high, f"The schema's '{low}' is above '{high}'.")
+        for low, high in _RANGES
+        if low in schema and high in schema and schema[low] > schema[high]
+    ]
