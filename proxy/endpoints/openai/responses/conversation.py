@@ -92,9 +92,13 @@ class Conversation:
             case wire.InputImage(image_url=str(url)):
                 self.images[image_at(len(self.messages), at)] = path
                 return contract.ImagePart(url)
+            case wire.InputImage() if part.file_id:
+                raise _unsupported(f"{path}.file_id")
             case wire.InputImage():
-                field = "file_id" if part.file_id else "image_url"
-                raise _unsupported(f"{path}.{field}")
+                missing = f"{path}.image_url"
+                raise InvalidRequestError(
+                    f"Missing required parameter: '{missing}'.", param=missing
+                )
             case wire.InputFile():
                 return _file(part, path)
             case wire.InputAudio():
