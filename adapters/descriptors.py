@@ -8,6 +8,8 @@ number, so the number of a new descriptor tells that at least as many are open.
 import errno
 import os
 import resource
+from collections.abc import Generator
+from contextlib import contextmanager
 
 _WANTED = 65_536
 _MACOS = 10_240
@@ -36,6 +38,25 @@ def raise_limit() -> int:
             continue
         return wanted
     return soft
+
+
+@contextmanager
+def kept_limit() -> Generator[None]:
+    """Keep the limit while a library is imported that sets one of its own.
+
+    mlx-lm sets 2,048 of 4,096 for the whole process. A process without privileges cannot raise the
+    second one again, and under a lower one the import fails.
+    """
+    change = resource.setrlimit
+
+    def keep(_which: int, _limits: tuple[int, int]) -> None:
+        """Change nothing."""
+
+    resource.setrlimit = keep
+    try:
+        yield
+    finally:
+        resource.setrlimit = change
 
 
 def fill_standard() -> None:

@@ -21,11 +21,15 @@ class Naming(Struct, frozen=True, kw_only=True):
     """Names may contain `:`, as `llama3.2:3b` does."""
     default_tag: str = ""
     """The ending that may be left out of a name: `:latest`."""
+    default_parts: tuple[str, ...] = ()
+    """The beginnings that may be left out, in their order: a registry, then an owner."""
     pulled: re.Pattern[str] | None = None
     """Names that `Backend.pull` could fetch; `None`: it fetches no model."""
 
     def bare(self, name: str) -> str:
-        """`name` without the default tag."""
+        """`name` without its default parts and tag."""
+        for part in self.default_parts:
+            name = name.removeprefix(part)
         return name.removesuffix(self.default_tag)
 
     def spellings(self, name: str) -> frozenset[str]:
@@ -49,5 +53,7 @@ MLX = Naming(
 OLLAMA = Naming(
     has_tags=True,
     default_tag=":latest",
+    # https://github.com/ollama/ollama/blob/main/types/model/name.go
+    default_parts=("registry.ollama.ai/", "library/"),
     pulled=re.compile(rf"(?:{_WORD}(?::\d+)?/)?(?:{_WORD}/)?{_WORD}(?::{_WORD})?"),
 )

@@ -58,7 +58,9 @@ def create_app(
 
     def apply(server: ServerConfig) -> None:
         require_keys(server, had_keys=dispatch.access.needs_key)
-        dispatch.access = Access(server.keys, os.environ)
+        access = Access(server.keys, os.environ)
+        access.resume(dispatch.access)
+        dispatch.access = access
         dispatch.config = server
 
     assembled = assemble(config)

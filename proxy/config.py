@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -333,15 +334,21 @@ def _any_of(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+def load_config(
+    path: Path | None, environ: Mapping[str, str] = os.environ, *, is_reload: bool = False
+) -> Config:
     """The settings of the file at `path`, without a file the defaults, with `VARIABLES` on top.
+
+    With `is_reload`, only a regular file is read: a pipe that has no writer any more, as that of
+    `--config <(command)`, would block the server.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has keys or values that are not
             allowed; or `$OLLAMA_HOST`, where no setting overrides it, is not an address; or the
             key of a backend cannot be read.
     """
-    config = _with_variables(Config() if path is None else _read(path), environ)
+    written = Config() if path is None else _read(path, is_reload=is_reload)
+    config = _with_variables(written, environ)
     try:
         _warn_of_duplicates(config)
         for name, backend in config.enabled().items():
@@ -423,8 +430,8 @@ def duplicates(config: Config) -> Iterator[tuple[str, str, str]]:
                 yield first, name, address
 
 
-def _read(path: Path) -> Config:
-    text = _read_text(path)
+def _read(path: Path, *, is_reload: bool) -> Config:
+    text = _read_text(path, is_reload=is_reload)
     deep = Problem(message="the settings are nested too deeply", file=str(path))
     if (line := find_excess_depth(text)) is not None:
         raise ConfigError(replace(deep, line=line))
@@ -438,12 +445,14 @@ def _read(path: Path) -> Config:
         raise ConfigError(deep) from exc
 
 
-def _read_text(path: Path) -> bytes:
+def _read_text(path: Path, *, is_reload: bool) -> bytes:
     """
     Raises:
         ConfigError: the file cannot be read, or is another one: a model, a device without an end.
     """
     try:
+        if is_reload and not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(Problem(message="not a regular file", file=str(path)))
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
     except OSError as exc:

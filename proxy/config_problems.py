@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`")
+_TAB = re.compile(rb"^ *\t\s*\S", re.MULTILINE)
 _STEPS = re.compile(r"\.(\w+)|\[\d+\]")
 """The steps of a path such as `$.keys[0].role`: names, and nothing for an item."""
 
@@ -166,10 +167,19 @@ def located(problems: Iterable[Problem], path: Path, text: bytes) -> ConfigError
     try:
         root: Any = yaml.compose(text, Loader=loader)  # pyright: ignore
     except (yaml.YAMLError, ValueError):  # The message of the problem has the line then.
-        root = None
+        root, problems = None, [_with_tab(problem, text) for problem in problems]
     return ConfigError(
         *(replace(problem, file=str(path), line=_line(root, problem)) for problem in problems)
     )
+
+
+def _with_tab(problem: Problem, text: bytes) -> Problem:
+    """Name the usual reason of a file that is not YAML, if it is there."""
+    if (tab := _TAB.search(text)) is None:
+        return problem
+    line = text.count(b"\n", 0, tab.start()) + 1
+    reason = f"line {line} begins with a tab, and YAML takes spaces only"
+    return replace(problem, message=f"{problem.message}; {reason}")
 
 
 def _line(node: Any, problem: Problem) -> int | None:

@@ -1,6 +1,7 @@
 """The latest lines of the log, in memory, for the page."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ _LONGEST = 2000
 
 class LogRecord(Struct, frozen=True, kw_only=True):
     number: int
-    """From 1; later lines have higher ones."""
+    """Later lines have higher ones, those of a later server too: the page outlives a restart."""
     at: float
     """Seconds since 1970."""
     level: str
@@ -28,7 +29,7 @@ class LogBuffer(logging.Handler):
     def __init__(self, lines: int = _LINES) -> None:
         super().__init__(logging.INFO)
         self._lines: deque[LogRecord] = deque(maxlen=lines)
-        self._count = 0
+        self._count = time.time_ns() // 1_000_000  # JavaScript's integers have 53 bits.
 
     def emit(self, record: logging.LogRecord) -> None:
         self._count += 1

@@ -1,6 +1,7 @@
 """Tandem as a service of the user: the unit for systemd, the agent for launchd."""
 
 import plistlib
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 
 UNIT = "tandem.service"
 LABEL = "dev.tandem.server"
+_PLAIN = re.compile(r"[^\s\\\"';]+")
+"""A word without quotes."""
 _STOP_SECONDS = 20
 """Longer than `server.shutdown_grace` may be."""
 
@@ -26,14 +29,15 @@ def to_unit(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
     Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.service.html
     """
-    variables = "".join(f'Environment="{name}={value}"\n' for name, value in environment.items())
+    pairs = (_quoted(f"{name}={value}") for name, value in environment.items())
+    variables = "".join(f"Environment={pair}\n" for pair in pairs)
     return f"""\
 [Unit]
 Description=Tandem, a server for language models
 After=network-online.target
 
 [Service]
-ExecStart={" ".join(map(_quoted, command))}
+ExecStart={" ".join(_quoted(word).replace("$", "$$") for word in command)}
 ExecReload=/bin/kill -HUP $MAINPID
 {variables}Restart=on-failure
 RestartSec=2
@@ -57,9 +61,12 @@ WantedBy=default.target
 
 
 def _quoted(word: str) -> str:
-    """A word of `ExecStart`, in which % and $ have a meaning."""
-    word = word.replace("%", "%%").replace("$", "$$")
-    return f'"{word}"' if " " in word else word
+    """Write a word of a unit, in which `%` begins a specifier, and a backslash an escape.
+
+    Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.syntax.html#Quoting
+    """
+    word = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return word if _PLAIN.fullmatch(word) else f'"{word}"'
 
 
 def to_plist(command: Sequence[str], environment: Mapping[str, str], logs: Path) -> bytes:

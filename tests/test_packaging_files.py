@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers.server_process import command, write
+from servers.server_process import command, serving, write
 
 from proxy.access.keys import Access, require_keys
 from proxy.config import ConfigError, load_config
@@ -38,6 +38,48 @@ def test_special_characters_of_a_path_are_quoted():
     unit = to_unit(("/opt/50% off/tandem", "serve", "--config", "/a$b.yaml"), {"A": "b c"})
     assert 'ExecStart="/opt/50%% off/tandem" serve --config /a$$b.yaml' in unit
     assert 'Environment="A=b c"' in unit
+    unit = to_unit(("/tandem", 'a"b', "c\\d"), {"A": 'p%40$x"y\\z', "B": "plain"})
+    assert 'ExecStart=/tandem "a\\"b" "c\\\\d"' in unit
+    assert 'Environment="A=p%%40$x\\"y\\\\z"\nEnvironment=B=plain\n' in unit
+
+
+@pytest.mark.process
+def test_service_has_full_paths_and_the_folders_of_this_shell(tmp_path: Path):
+    config = write(tmp_path, "backends: {mlx: null, ollama: null, echo: true}")
+    done = subprocess.run(
+        command("service", "install", "--dry-run"),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"TANDEM_CONFIG": config.name, "XDG_STATE_HOME": "/state"},
+    )
+    assert f"Environment=TANDEM_CONFIG={config}\n" in done.stdout
+    assert "Environment=XDG_STATE_HOME=/state\n" in done.stdout
+
+
+@pytest.mark.process
+def test_service_without_the_key_of_the_shell_is_not_installed(tmp_path: Path):
+    config = write(tmp_path, "server: {keys: [{name: a, key: 'env:KEY_OF_A'}]}")
+    done = subprocess.run(
+        command("service", "install", "--config", str(config)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"KEY_OF_A": "k" * 32, "HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "keys from $KEY_OF_A, which a service does not have" in done.stderr
+
+
+@pytest.mark.process
+def test_health_check_of_the_image_asks_the_port_of_the_server(tmp_path: Path):
+    words = (FOLDER / "docker" / "Dockerfile").read_text().split("HEALTHCHECK")[1].splitlines()[0]
+    check = json.loads(words[words.index("[") :])
+    config = write(tmp_path, "backends: {mlx: null, ollama: null, echo: true}")
+    with serving(config) as server:
+        for port, status in ((server.port, 0), (9, 1)):
+            env = os.environ | {"TANDEM_PORT": str(port), "HTTP_PROXY": "http://127.0.0.1:9"}
+            done = subprocess.run([sys.executable, *check[1:]], capture_output=True, env=env)
+            assert done.returncode == status
 
 
 @pytest.mark.process

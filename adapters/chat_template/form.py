@@ -13,6 +13,8 @@ class Form(Struct, frozen=True):
 
     arguments: Literal["object", "text"] = "object"
     """Arguments of calls as an object, or as JSON text."""
+    flat: bool = False
+    """True if name and arguments of a call are beside its `function` too."""
     thought: str = "reasoning_content"
     """Key of the reasoning of a message."""
     empty: Literal["text", "absent", "null"] = "text"
@@ -69,7 +71,8 @@ def _to_content(message: Message, form: Form) -> str | list[dict[str, str]]:
 def _to_call(call: ToolCall, form: Form) -> dict[str, Any]:
     arguments = call.arguments if form.arguments == "text" else _parsed(call.arguments)
     function = {"name": call.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    beside = function if form.flat else {}
+    return {"id": call.id, "type": "function", "function": function, **beside}
 
 
 def _parsed(text: str) -> Any:

@@ -183,10 +183,11 @@ _THOUGHT_AND_TEXT = _Shape(
 )
 
 JINJA_FORMS: tuple[Form, ...] = tuple(
-    Form(arguments=arguments, empty=empty, no_tools=no_tools)
+    Form(arguments=arguments, empty=empty, no_tools=no_tools, flat=flat)
     for no_tools in ("null", "empty")
+    for flat in (False, True)
     for arguments in ("object", "text")
-    for empty in ("text", "absent", "null")
+    for empty in (("text",) if flat else ("text", "absent", "null"))
 )
 """Forms that Jinja templates read calls in, the usual one first."""
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")

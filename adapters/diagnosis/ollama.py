@@ -3,10 +3,12 @@
 import asyncio
 import platform
 import shutil
+import socket
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,6 +31,8 @@ class OllamaState(Struct, frozen=True, kw_only=True):
     version: str | None = None
     problem: str | None = None
     """A sentence, where no Ollama responds as it should."""
+    trouble: Literal["away", "silent", "refused", "other"] | None = None
+    """The kind of the problem: nothing there, no answer, a key is wanted, another program."""
     models: int | None = None
     loaded: dict[str, int] = {}
     """Loaded model -> tokens of its context, where Ollama reports them."""
@@ -36,22 +40,23 @@ class OllamaState(Struct, frozen=True, kw_only=True):
     """The variables of `SETTINGS` that are set; `None`: the process cannot be read."""
 
 
-async def find_state(address: str) -> OllamaState:
-    """Ask the Ollama at `address`. Never raises; takes a few seconds at most."""
-    async with httpx.AsyncClient(base_url=address, timeout=_SECONDS, trust_env=False) as client:
+async def find_state(address: str, key: str | None = None) -> OllamaState:
+    """Ask the Ollama at `address`, with the key of a proxy before it.
+
+    Never raises; takes a few seconds at most.
+    """
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(
+        base_url=address, headers=headers, timeout=_SECONDS, trust_env=False
+    ) as client:
         try:
             async with asyncio.timeout(2 * _SECONDS):
                 version = (await client.get("/api/version")).raise_for_status().json()["version"]
                 tags = (await client.get("/api/tags")).raise_for_status().json()["models"]
                 running = (await client.get("/api/ps")).raise_for_status().json()["models"]
                 loaded = {m["name"]: m["context_length"] for m in running if "context_length" in m}
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            return OllamaState(address=address, problem=f"Nothing listens at {address}.")
-        except (httpx.TimeoutException, TimeoutError):
-            return OllamaState(address=address, problem=f"{address} accepts and does not answer.")
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
-            problem = f"{address} is not Ollama: it does not answer /api/version as Ollama does."
-            return OllamaState(address=address, problem=problem)
+        except (httpx.HTTPError, TimeoutError, ValueError, KeyError, TypeError) as exc:
+            return _troubled(address, exc)
     return OllamaState(
         address=address,
         version=version,
@@ -59,6 +64,29 @@ async def find_state(address: str) -> OllamaState:
         loaded=loaded,
         settings=await _settings(address),
     )
+
+
+def _troubled(address: str, error: Exception) -> OllamaState:
+    match error:
+        case httpx.ConnectError() if any(isinstance(e, socket.gaierror) for e in _causes(error)):
+            trouble, problem = "away", f"The name in {address} is not known."
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            trouble, problem = "away", f"Nothing listens at {address}."
+        case httpx.TimeoutException() | TimeoutError():
+            trouble, problem = "silent", f"{address} accepts and does not answer."
+        case httpx.HTTPStatusError() if error.response.status_code in (401, 403):
+            status = error.response.status_code
+            trouble, problem = "refused", f"{address} refuses the request (status {status})."
+        case _:
+            trouble = "other"
+            problem = f"{address} is not Ollama: it does not answer /api/version as Ollama does."
+    return OllamaState(address=address, problem=problem, trouble=trouble)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 async def _settings(address: str) -> Mapping[str, str] | None:

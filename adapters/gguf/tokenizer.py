@@ -176,6 +176,11 @@ def ignores_merges(pre: str) -> bool:
     return _PRE_TOKENIZERS[pre].ignore_merges
 
 
+def is_of_tokenizer(key: str) -> bool:
+    """Return whether `build_tokenizer` reads the metadata `key`."""
+    return key.startswith("tokenizer.") or key == "general.name"
+
+
 def build_tokenizer(metadata: Metadata) -> Tokenizer:
     """Build the tokenizer of a GGUF with this metadata.
 
@@ -298,11 +303,30 @@ def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:
         raise UnsupportedGGUFError(
             "'tokenizer.ggml.token_type' must have one entry for each token."
         )
+    strips = _strips_after_tokens(metadata)
     return [
-        AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
+        AddedToken(
+            token,
+            special=kind != _USER_DEFINED,
+            normalized=False,
+            rstrip=strips and token not in NEVER_STRIPPED,
+        )
         for token, kind in zip(tokens, kinds, strict=True)
         if kind in (_UNKNOWN, _CONTROL) or (kind == _USER_DEFINED and not is_spaces(token))
     ]
+
+
+STRIPPING_NAME = "phi-3"
+"""A model of this name loses white space after its control tokens in llama.cpp, which has no
+setting for it. Source: `llama_vocab::impl::load`, "set attributes by model/tokenizer name"."""
+NEVER_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
+"""The tokens of such a model that have no effect on what follows; llama.cpp requires them."""
+
+
+def _strips_after_tokens(metadata: Metadata) -> bool:
+    """Return whether llama.cpp leaves out white space after a control token."""
+    name = str(metadata.get("general.name", "")).lower()
+    return STRIPPING_NAME in name or STRIPPING_NAME.replace("-", "") in name
 
 
 def _adds_bos(metadata: Metadata, pre: _PreTokenizer) -> bool:

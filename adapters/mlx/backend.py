@@ -376,6 +376,7 @@ class MLXBackend:
         """Load a model, converted or downloaded first if it has to be."""
         name = loading.name
         folder = await self._find(name)
+        await asyncio.wrap_future(self._engine.import_libraries())
         await self._files.note(name, folder)
         path = await self._path_of(folder)
         draft = await self._path_of(folder.draft) if folder.draft is not None else None

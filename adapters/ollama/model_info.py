@@ -175,12 +175,12 @@ def _read_vocabulary(blob: Path, size: int | None, files: int) -> "Tokenizer | N
     # Imported here: an idle server does without it.
     from adapters.gguf.conversion import UnsupportedGGUFError
     from adapters.gguf.metadata import read_metadata
-    from adapters.gguf.tokenizer import build_tokenizer
+    from adapters.gguf.tokenizer import build_tokenizer, is_of_tokenizer
 
     try:
         # A file of that name with another size belongs to another model.
         if size is not None and not size / files / 2 <= blob.stat().st_size <= size:
             return None
-        return build_tokenizer(read_metadata(blob, lambda key: key.startswith("tokenizer.")))
+        return build_tokenizer(read_metadata(blob, is_of_tokenizer))
     except (OSError, UnsupportedGGUFError):
         return None

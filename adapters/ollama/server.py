@@ -306,7 +306,7 @@ class OllamaServer:
     ) -> T:
         """Return the result of `send`, within the deadline and the memory budget."""
         model = body.model
-        options = replace(body.options, num_ctx=size.num_ctx)
+        options = _in_context(body.options, size.num_ctx)
         body = replace(
             body, options=options, keep_alive=self._keep_alive.of(model, body.keep_alive)
         )
@@ -574,6 +574,16 @@ class _Exchange:
         if await self._server.catalog.loaded(self._body.model) is None:
             self.request.take(await self._server.context(self._body))
         return await self._server.render(body, self._deadline, self.request)
+
+
+def _in_context(options: Options, num_ctx: int) -> Options:
+    """Return `options` for a context of `num_ctx` tokens.
+
+    Ollama documents a `repeat_last_n` of -1 as all of them (`docs/modelfile.md`); the runner of its
+    0.33 refuses every negative number.
+    """
+    last = num_ctx if options.repeat_last_n == -1 else options.repeat_last_n
+    return replace(options, num_ctx=num_ctx, repeat_last_n=last)
 
 
 def _busy() -> BackendBusyError:

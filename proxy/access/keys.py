@@ -51,6 +51,13 @@ class Access:
                     f"$.server.keys[{at}].key: '{first}' and '{key.name}' have the same key"
                 )
 
+    def resume(self, earlier: "Access") -> None:
+        """Go on with what was used of the limits of `earlier`, the keys before a reload."""
+        before = {key.digest: key.limits for key in earlier._keys}
+        for key in self._keys:
+            if (limits := before.get(key.digest)) is not None:
+                key.limits.resume(limits)
+
     @property
     def needs_key(self) -> bool:
         return bool(self._keys)

@@ -41,6 +41,11 @@ class Bucket:
     def take(self, units: float) -> None:
         self._units = self.units - units
 
+    def change(self, per_minute: int) -> None:
+        """Set another limit; what was taken stays taken."""
+        self._units = self.units + per_minute - self.per_minute
+        self.per_minute = per_minute
+
     def seconds_until(self, units: float) -> float:
         """Seconds until `units` are there, if none are taken."""
         return max(0.0, units - self.units) * _MINUTE / self.per_minute
@@ -73,7 +78,16 @@ class Limits:
             name: Bucket(limit, clock) for name, limit in per_minute.items() if limit is not None
         }
         self._concurrent = concurrent
-        self._running = 0
+        self._running: set[object] = set()
+        """Stands for the answers in progress."""
+
+    def resume(self, earlier: "Limits") -> None:
+        """Go on with what was used of `earlier`, the limits of the same key before a reload."""
+        self._running = earlier._running
+        for name in self._buckets.keys() & earlier._buckets.keys():
+            bucket = earlier._buckets[name]  # Answers in progress take their tokens from it.
+            bucket.change(self._buckets[name].per_minute)
+            self._buckets[name] = bucket
 
     @property
     def counts_tokens(self) -> bool:
@@ -93,11 +107,12 @@ class Limits:
     def answer_in_progress(self) -> Generator[None]:
         """Count an answer as in progress; raises as `require_room`."""
         self.require_room()
-        self._running += 1
+        answer = object()
+        self._running.add(answer)
         try:
             yield
         finally:
-            self._running -= 1
+            self._running.remove(answer)
 
     def require_room(self) -> None:
         """Check that an answer may begin now.
@@ -107,7 +122,7 @@ class Limits:
         """
         if (bucket := self._buckets.get("tokens")) is not None:
             self._require(bucket, "tokens")
-        if self._concurrent is not None and self._running >= self._concurrent:
+        if self._concurrent is not None and len(self._running) >= self._concurrent:
             raise RateLimitError(
                 "requests",
                 f"Rate limit reached for the key '{self._key}' on concurrent answers: Limit "

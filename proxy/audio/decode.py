@@ -8,9 +8,10 @@ and no other demuxer is tried: some of FFmpeg's (HLS, concat) open what a file n
 import asyncio
 import io
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, groupby
-from threading import Event
 from typing import Any
 
 from adapters.audio import TRANSCRIPTION_RATE
@@ -40,20 +41,28 @@ _ID3_HEADER = 10
 """Bytes of the header of an ID3v2 tag."""
 
 
+_DECODERS = ThreadPoolExecutor(2, "audio")
+"""Two files are decoded at a time, of all requests: a file of 100 kB can have an hour of audio,
+which takes 200 MB and, at high rates, minutes. Other work has threads of its own."""
+
+
 async def decode_beside(data: bytes, config: AudioConfig) -> bytes:
-    """Decode in a thread, as `decode`; cancelling the call stops it at the next packet."""
-    stopped = Event()
+    """Decode as `decode`, beside the event loop; a cancelled call ends with the next frame."""
+    given_up = threading.Event()
+    loop = asyncio.get_running_loop()
     try:
-        return await asyncio.to_thread(decode, data, config, stopped)
+        return await loop.run_in_executor(_DECODERS, decode, data, config, given_up.is_set)
     finally:
-        stopped.set()
+        given_up.set()
 
 
-def decode(data: bytes, config: AudioConfig, stopped: Event) -> bytes:
-    """Decode a file to mono float32 at `TRANSCRIPTION_RATE`. Blocks; run it in a thread.
+def decode(
+    data: bytes, config: AudioConfig, is_given_up: Callable[[], bool] = lambda: False
+) -> bytes:
+    """Decode a file to mono float32 at `TRANSCRIPTION_RATE`, until `is_given_up`. Blocks.
 
     Its header is checked before anything is decoded, and decoding ends at `max_seconds`, whatever
-    the header says. It ends at the next packet when `stopped` is set.
+    the header says.
 
     Raises:
         InvalidRequestError: it is no audio file of `FORMATS`, is damaged, or too long or short.
@@ -71,7 +80,7 @@ def decode(data: bytes, config: AudioConfig, stopped: Event) -> bytes:
         raise _invalid(f"The file is no audio that can be read. Send {FORMATS}.")
     try:
         with av.open(io.BytesIO(audio), format=kind) as container:
-            samples = _read(container, config, stopped)
+            samples = _read(container, config, is_given_up)
     except (FFmpegError, ValueError, OverflowError) as exc:
         raise _invalid("The audio file is damaged, or empty.") from exc
     if len(samples) < _MIN_SECONDS * TRANSCRIPTION_RATE * _FLOAT_BYTES:
@@ -90,7 +99,7 @@ def _without_tags(data: bytes) -> bytes:
     return data
 
 
-def _read(container: Any, config: AudioConfig, stopped: Event) -> bytes:
+def _read(container: Any, config: AudioConfig, is_given_up: Callable[[], bool]) -> bytes:
     if not container.streams.audio:
         raise _invalid("The file has no audio.")
     stream = container.streams.audio[0]
@@ -102,7 +111,7 @@ def _read(container: Any, config: AudioConfig, stopped: Event) -> bytes:
         samples += bytes(resampled.planes[0])[: resampled.samples * _FLOAT_BYTES]
         if len(samples) > limit:
             raise _too_long(None, config)
-        if stopped.is_set():
+        if is_given_up():
             break
     return bytes(samples)
 

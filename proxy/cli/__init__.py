@@ -63,7 +63,9 @@ def _run(words: Sequence[str]) -> int:
     from proxy.cli.app import to_command
     from proxy.cli.bench import with_subject
     from proxy.cli.command import CommandError
+    from proxy.cli.names import join_at_colons
 
+    join_at_colons(os.environ)
     try:
         to_command()(with_subject(words), prog_name="tandem")
     except SystemExit as end:

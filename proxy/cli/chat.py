@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -19,7 +18,7 @@ from proxy.cli.command import (
     read_settings,
 )
 from proxy.cli.conversation import Conversation, Piece
-from proxy.cli.names import complete_model
+from proxy.cli.names import complete_model, require_name, to_segment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +38,10 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="By default the first.", autocompletion=complete_model
+            metavar="MODEL",
+            help="By default the first.",
+            autocompletion=complete_model,
+            callback=require_name,
         ),
     ] = None,
     prompt: Annotated[
@@ -65,7 +67,7 @@ def chat(
         raise CommandError("--json prints one answer: give a prompt.", 2)
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read()
+        prompt = _read_stdin()
     if prompt is not None and not prompt.strip():
         raise CommandError("The prompt is empty: give one as an argument, or through a pipe.", 2)
     with any_server(read_settings(config), url, config) as server:
@@ -76,6 +78,13 @@ def chat(
             _answer_once(server, talk, prompt, as_json)
         else:
             _Repl(server, talk).run()
+
+
+def _read_stdin() -> str:
+    """Read a prompt from a pipe; bytes that are no text are refused where they are sent."""
+    if (reconfigure := getattr(sys.stdin, "reconfigure", None)) is not None:
+        reconfigure(errors="surrogateescape")
+    return sys.stdin.read()
 
 
 def _first_model(server: "RunningServer") -> str:
@@ -131,13 +140,16 @@ class _Repl:
         match command:
             case "/help" | "/?":
                 self._console.print(_HELP, markup=False, highlight=False)
+            case "/image" | "/model" if not rest.strip():
+                raise CommandError(f"{command} needs a name after it: /help shows it.")
             case "/image":
                 self._talk.add_image(Path(rest.strip()).expanduser())
                 self._console.print("[dim]The image goes with the next message.[/dim]")
             case "/system":
                 self._talk.system = rest or None
             case "/model":
-                self._talk.model = self._server.get(f"/v1/models/{quote(rest.strip())}")["id"]
+                card = self._server.get(f"/v1/models/{to_segment(rest.strip())}")
+                self._talk.model = card["id"]
             case "/clear":
                 self._talk.clear()
             case _ if command.startswith("/") and "/" not in command[1:] and "." not in command:

@@ -57,9 +57,13 @@ def read_settings(config: str | None) -> Config:
     return without_itself(load_config(find_config(config, os.environ)))
 
 
+def takes_all() -> bool:
+    """Return whether the terminal, or the file, has all characters."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
 def print_json(value: Any) -> None:
-    takes_all = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(value, indent=2, ensure_ascii=not takes_all))
+    print(json.dumps(value, indent=2, ensure_ascii=not takes_all()))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -24,6 +24,24 @@ _IMAGE_TYPES = {
 Piece = tuple[Literal["text", "thoughts", "usage"], Any]
 
 
+def _pieces(events: Iterator[dict[str, Any]]) -> Iterator[Piece]:
+    """Yield what the events of a streamed chat completion add to the answer."""
+    first = None
+    for event in events:
+        for choice in event["choices"]:
+            first = first or time.monotonic()
+            if thoughts := choice["delta"].get("reasoning_content"):
+                yield "thoughts", thoughts
+            if text := choice["delta"].get("content"):
+                yield "text", text
+        if usage := event.get("usage"):
+            seconds = time.monotonic() - (first or time.monotonic())
+            yield (
+                "usage",
+                usage | {"speed": usage["completion_tokens"] / seconds if seconds else None},
+            )
+
+
 class Conversation:
     def __init__(
         self, model: str, system: str | None, options: Mapping[str, int | float | None]
@@ -57,10 +75,12 @@ class Conversation:
     def ask(self, server: "RunningServer", text: str) -> Iterator[Piece]:
         """Yield the pieces of the answer, and its usage last, with the `speed` in tokens a second.
 
-        The message and the answer are kept once the answer is complete.
+        The message and the answer are kept once the answer is complete, or was interrupted in
+        its middle: the next message may be about it. What failed is not kept, nor are its images.
         """
         text = self._without_paths(text)
         message = {"role": "user", "content": self._content(text)}
+        self._images = []
         head = [{"role": "system", "content": self.system}] if self.system else []
         body = self._options | {
             "model": self.model,
@@ -68,22 +88,21 @@ class Conversation:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        answer, first = "", None
-        for event in server.events("/v1/chat/completions", body):
-            for choice in event["choices"]:
-                delta = choice["delta"]
-                first = first or time.monotonic()
-                if thoughts := delta.get("reasoning_content"):
-                    yield "thoughts", thoughts
-                if piece := delta.get("content"):
-                    answer += piece
-                    yield "text", piece
-            if usage := event.get("usage"):
-                seconds = time.monotonic() - (first or time.monotonic())
-                speed = usage["completion_tokens"] / seconds if seconds else None
-                yield "usage", usage | {"speed": speed}
+        answer = ""
+        try:
+            for kind, piece in _pieces(server.events("/v1/chat/completions", body)):
+                answer += piece if kind == "text" else ""
+                yield kind, piece
+        except CommandError:
+            raise
+        except BaseException:  # Ctrl-C, here or where the pieces are shown.
+            if answer:
+                self._keep(message, answer)
+            raise
+        self._keep(message, answer)
+
+    def _keep(self, message: dict[str, Any], answer: str) -> None:
         self._messages += [message, {"role": "assistant", "content": answer}]
-        self._images = []
 
     def _without_paths(self, text: str) -> str:
         """Add the images at paths in `text`, and return it without these paths."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli.command import AsJson, ConfigFile, print_json
+from proxy.cli.command import AsJson, ConfigFile, print_json, takes_all
 from proxy.cli.progress import steps_bar
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from proxy.doctor.machine import Examined
     from proxy.doctor.report import Check, Checks
 
+_PLAIN = str.maketrans({"✓": "+", "✗": "x", "→": ">"})
+"""Marks for a terminal without these characters, which would all be `?`, as what is unknown."""
 _SELFTEST = "Also prove this machine with a model: parity, seeds, grammar, memory, speed."
 
 
@@ -54,7 +56,7 @@ def doctor(
         for line in to_lines(report):
             for path, name in hidden.items():
                 line = line.replace(path, name)
-            print(line)
+            print(line if takes_all() else line.translate(_PLAIN))
     if report.overall_status == "fail":
         sys.stdout.flush()
         raise typer.Exit(1)

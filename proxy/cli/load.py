@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -16,7 +15,7 @@ from proxy.cli.command import (
     read_settings,
     to_size,
 )
-from proxy.cli.names import ModelName
+from proxy.cli.names import ModelName, to_segment
 
 _COLUMNS = ("MODEL", "BACKEND", "WEIGHTS", "CONTEXT", "CACHE", "STATE")
 
@@ -36,7 +35,7 @@ def load(
     from proxy.cli.running_server import require_server
 
     server = require_server(read_settings(config), url)
-    path = f"/api/models/{quote(model)}/load"
+    path = f"/api/models/{to_segment(model)}/load"
     body = {} if keep_alive is None else {"keep_alive": _to_keep_alive(keep_alive)}
     with ProgressDisplay() as display:
         for step in server.lines(path, body | {"stream": True}):
@@ -64,7 +63,7 @@ def unload(
     from proxy.cli.running_server import require_server
 
     server = require_server(read_settings(config), url)
-    unloaded = server.post(f"/api/models/{quote(model)}/unload", {})
+    unloaded = server.post(f"/api/models/{to_segment(model)}/unload", {})
     if as_json:
         print_json(unloaded)
     else:

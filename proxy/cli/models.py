@@ -16,7 +16,7 @@ from proxy.cli.command import (
     read_settings,
     to_size,
 )
-from proxy.cli.names import ModelName
+from proxy.cli.names import ModelName, to_segment
 from proxy.config import Config
 
 _LISTING_SECONDS = 2.0
@@ -116,12 +116,11 @@ def show(
     url: Url = None,
 ) -> None:
     """Show one model: its backends, context, capabilities, template and facts."""
-    from urllib.parse import quote
 
     from proxy.cli.running_server import any_server
 
     with any_server(read_settings(config), url, config) as server:
-        card = server.get(f"/v1/models/{quote(model)}")
+        card = server.get(f"/v1/models/{to_segment(model)}")
         details = server.post("/api/show", {"model": model, "verbose": verbose})
     if as_json:
         print_json({"card": card, "details": details})

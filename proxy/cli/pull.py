@@ -17,7 +17,7 @@ from proxy.cli.command import (
     read_settings,
     to_size,
 )
-from proxy.cli.names import ModelName
+from proxy.cli.names import ModelName, to_segment
 from proxy.cli.progress import Advance, progress_bar
 from proxy.config import Config
 
@@ -124,12 +124,11 @@ def rm(
     url: Url = None,
 ) -> None:
     """Delete the files of a model, on every backend that has it by this name."""
-    from urllib.parse import quote
 
     from proxy.cli.running_server import any_server
 
     with any_server(read_settings(config), url, config) as server:
-        card = server.get(f"/v1/models/{quote(model)}")
+        card = server.get(f"/v1/models/{to_segment(model)}")
         if not yes:
             _confirm(f"Delete the files of '{model}' ({to_size(card['size_bytes'])})?")
         server.delete("/api/delete", {"model": model})

@@ -104,7 +104,7 @@ class RunningServer:
     def _opened(self, method: str, path: str, body: object) -> "Generator[httpx.Response]":
         import httpx
 
-        sent = None if body is None else json.dumps(body).encode()
+        sent = None if body is None else _to_json(body)
         headers = {} if sent is None else {"content-type": "application/json"}
         try:
             with self._client.stream(method, path, content=sent, headers=headers) as response:
@@ -113,7 +113,25 @@ class RunningServer:
                     raise CommandError(_message(response.status_code, response.text))
                 yield response
         except httpx.HTTPError as exc:
-            raise CommandError(f"The connection to {self.url} failed: {exc}. Try again.") from exc
+            reason = str(exc).rstrip(".")
+            raise CommandError(
+                f"The connection to {self.url} failed: {reason}. If the server has ended, `tandem "
+                "logs` may say why, and `tandem serve` starts it."
+            ) from exc
+
+
+def _to_json(body: object) -> bytes:
+    """
+    Raises:
+        CommandError: a text of it is not Unicode.
+    """
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:  # Python reads such bytes as surrogates.
+        raise CommandError(
+            "The text has bytes that are no characters in this terminal's encoding. Convert it to "
+            "UTF-8, as by `iconv -f LATIN1 -t UTF-8`."
+        ) from exc
 
 
 def _checked(event: dict[str, Any]) -> dict[str, Any]:

@@ -59,15 +59,16 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
     leave_at_signals()  # The imports take most of the time of the start.
     from proxy.access.keys import check_server
 
-    def read() -> Config:
+    def read(*, is_reload: bool = True) -> Config:
         # By the port of the file, too: a command that finds no server starts one on another port.
-        settings = without_itself(load_config(find_config(config, os.environ)))
+        path = find_config(config, os.environ)
+        settings = without_itself(load_config(path, is_reload=is_reload))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
         check_server(settings.server, os.environ)
         return without_itself(settings)
 
-    settings = read()
+    settings = read(is_reload=False)
     raise_limit()
     for name in _FOREIGN:
         os.environ.pop(name, None)

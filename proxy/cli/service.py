@@ -10,8 +10,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from adapters.config import OllamaConfig
 from proxy.cli.command import AsJson, CommandError, ConfigFile, print_json, read_settings
-from proxy.config import VARIABLES, state_folder
+from proxy.config import VARIABLES, Config, state_folder
 from proxy.service import (
     LABEL,
     UNIT,
@@ -25,7 +26,9 @@ from proxy.service import (
 app = typer.Typer(
     help="Run the server as a service of this user, from login on.", no_args_is_help=True
 )
-_PASSED_ON = ("TANDEM_CONFIG", "OLLAMA_HOST", "HF_HOME", "HF_HUB_CACHE", *VARIABLES)
+_FOLDERS = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE")
+_PATHS = ("TANDEM_CONFIG", "TANDEM_STATE_FOLDER", *_FOLDERS)
+_PASSED_ON = ("OLLAMA_HOST", *VARIABLES, *_PATHS)
 """Variables of the shell that the service gets as well."""
 
 
@@ -40,10 +43,31 @@ class _Manager(NamedTuple):
     state: Sequence[str]
 
 
+def _environment() -> dict[str, str]:
+    """Variables for the service, with full paths: its working directory is another."""
+    given = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+    paths = {name: Path(given[name]).expanduser() for name in _PATHS if name in given}
+    return given | {name: str(path.absolute()) for name, path in paths.items()}
+
+
+def _require_keys(config: Config) -> None:
+    """
+    Raises:
+        CommandError: the settings read a key from the environment of this shell.
+    """
+    ollama = [each for each in config.enabled().values() if isinstance(each, OllamaConfig)]
+    keys = [key.key for key in config.server.keys] + [each.api_key or "" for each in ollama]
+    if names := sorted({f"${key[4:]}" for key in keys if key.startswith("env:")}):
+        raise CommandError(
+            f"The settings read keys from {', '.join(names)}, which a service does not have. Keep "
+            "them in files that only you can read, as in `key: file:~/.config/tandem/key`."
+        )
+
+
 def _manager(config: str | None) -> _Manager:
     settings = read_settings(config)
     command = serve_command(config)
-    environment = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+    environment = _environment()
     home = Path.home()
     if sys.platform == "darwin":
         domain = f"gui/{os.getuid()}"
@@ -84,6 +108,7 @@ def install(
     as_json: AsJson = False,
 ) -> None:
     """Write the file of the service, and start it."""
+    _require_keys(read_settings(config))
     manager = _manager(config)
     if dry_run:
         content = manager.content.decode()

@@ -26,21 +26,20 @@ async def check_ollama(config: Config) -> dict[str, Check]:
         if isinstance(backend, OllamaConfig):
             for number, address in enumerate(backend.addresses):
                 id_ = f"ollama.{name}" + (f".{number + 1}" if number else "")
-                state = await find_state(address)
-                checks[f"{id_}.server"] = _server(name, state)
+                state = await find_state(address, backend.secret)
+                checks[f"{id_}.server"] = _server(name, backend, state)
                 if state.problem is None:
                     checks[f"{id_}.settings"] = _settings(name, state)
     return checks
 
 
-def _server(name: str, state: OllamaState) -> Check:
+def _server(name: str, backend: OllamaConfig, state: OllamaState) -> Check:
     if state.problem is not None:
         return Check(
             category="ollama",
-            status="fail" if "is not Ollama" in state.problem else "warning",
+            status="fail" if state.trouble in ("refused", "other") else "warning",
             summary=f"{name} is not reachable: {state.problem}",
-            remediation=f"{_start()}, correct `host` in config.yaml, or switch it off with "
-            f"`backends: {{{name}: null}}`.",
+            remediation=_mend(name, backend, state),
         )
     details = {"version": state.version, "address": state.address, "loaded": state.loaded}
     digits = re.match(r"(\d+)\.(\d+)\.(\d+)", state.version or "")
@@ -60,10 +59,18 @@ def _server(name: str, state: OllamaState) -> Check:
     return Check(category="ollama", status="ok", summary=text, details=details)
 
 
-def _start() -> str:
-    """Name the first step, by what is on this machine."""
+def _mend(name: str, backend: OllamaConfig, state: OllamaState) -> str:
+    """Say what to do where no Ollama responds: by the problem, and where the address is from."""
+    address = "`host` in config.yaml"
+    if backend.host is None and not backend.hosts and os.environ.get("OLLAMA_HOST"):
+        address = "$OLLAMA_HOST"
     is_here = shutil.which("ollama") is not None
-    return "Start it with `ollama serve`" if is_here else "Install Ollama and start it"
+    step = {
+        "away": "Start it with `ollama serve`" if is_here else "Install Ollama and start it",
+        "silent": "Restart that program",
+        "refused": f"Set `backends.{name}.api_key` to a key of that server",
+    }.get(state.trouble or "", "End that program and start Ollama")
+    return f"{step}, correct {address}, or switch it off with `backends: {{{name}: null}}`."
 
 
 def _settings(name: str, state: OllamaState) -> Check:
@@ -120,6 +127,8 @@ async def check_models(config: Config) -> dict[str, Check]:
             f"models.{name}": _models(name, there) for name, there in registry.backends.items()
         }
         checks |= _folders(config)
+        if (budget := _budget(config, registry)) is not None:
+            checks["models.budget"] = budget
         if config.models:
             checks["models.aliases"] = _aliases(config, registry)
         if not registry.entries():
@@ -131,6 +140,21 @@ async def check_models(config: Config) -> dict[str, Check]:
                 "mlx-community/Llama-3.2-1B-Instruct-4bit` one for MLX.",
             )
         return checks
+
+
+def _budget(config: Config, registry: Registry) -> Check | None:
+    """Report a budget that no model fits in, such as GiB in a setting of bytes."""
+    listed = (model for there in registry.backends.values() for model in there.models.values())
+    least = min((model.size_bytes for model in listed if model.size_bytes), default=None)
+    budget = config.server.memory_bytes
+    if budget is None or least is None or least <= budget:
+        return None
+    return Check(
+        category="models",
+        status="fail",
+        summary=f"No model fits into the budget of {budget:,} bytes: the smallest has {least:,}",
+        remediation="Set `server.memory_bytes` to more, in bytes, or remove it.",
+    )
 
 
 def _models(name: str, there: BackendModels) -> Check:

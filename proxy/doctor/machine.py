@@ -192,6 +192,8 @@ async def check_port(config: Config) -> dict[str, Check]:
     except ValueError as exc:
         return {"server.port": _with_unusable_key(exc)}
     headers = {"authorization": f"Bearer {key}"} if key is not None else {}
+    if (problem := _address_problem(host)) is not None:
+        return {"server.port": problem}
     try:
         async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
             response = await client.get(f"{url}/health", headers=headers)
@@ -225,6 +227,18 @@ def _without_answer(url: str, host: str, port: int, exc: httpx.HTTPError) -> Che
         status="fail",
         summary=f"Port {port} at {host} cannot be used: {reason}",
         remediation=f"End that program, or set `server.port`; {_finder(port)} shows it.",
+    )
+
+
+def _address_problem(host: str) -> Check | None:
+    """Describe an address that this machine does not have; `None` if it has it."""
+    if (reason := _bind_problem(host, 0)) is None:
+        return None
+    return Check(
+        category="server",
+        status="fail",
+        summary=f"This machine cannot listen on {host}: {reason}",
+        remediation="Set `server.host` to 127.0.0.1, 0.0.0.0, or an address of this machine.",
     )
 
 

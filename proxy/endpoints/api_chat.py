@@ -22,18 +22,24 @@ _NO_MESSAGE = {"message": ChatMessage()}
 
 
 class _Head(Struct):
-    """The fields that only a prompt has."""
+    """The fields that tell a chat from a prompt."""
 
     model_id: Raw | UnsetType = UNSET
     prompt: Raw | UnsetType = UNSET
+    messages: Raw | UnsetType = UNSET
+
+    @property
+    def is_prompt(self) -> bool:
+        """False for `prompt` beside `messages`: Ollama ignores an unknown field of a chat."""
+        has_prompt = self.prompt is not UNSET and self.messages is UNSET
+        return has_prompt or self.model_id is not UNSET
 
 
 class ChatOrPromptDialect(OllamaChatDialect):
-    """Ollama's chat, unless the body has `model_id` or `prompt`."""
+    """Ollama's chat, unless the body has `model_id`, or `prompt` without `messages`."""
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[Any]:
-        head = decode(raw, _Head)
-        if head.model_id is not UNSET or head.prompt is not UNSET:
+        if decode(raw, _Head).is_prompt:
             request.answer_errors_with(ErrorDialect(PROMPT.failure))
             return replace(PROMPT.parse(request, raw), dialect=PROMPT)
         call = super().parse(request, raw)

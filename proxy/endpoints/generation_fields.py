@@ -136,7 +136,7 @@ class GenerationFields(Struct, kw_only=True):
     ttl: Annotated[float, Meta(ge=0)] | None = None
     options: Options | None = None
 
-    # Ollama's options as fields; Ollama's backend validates them.
+    # Ollama's options as fields; `_OWN` has their types.
     typical_p: Scalar = None
     tfs_z: Scalar = None
     mirostat: Scalar = None
@@ -193,6 +193,17 @@ _SHARED: dict[str, tuple[str, Any]] = {
     "presence_penalty": ("presence_penalty", Penalty),
 }
 """Ollama's option -> the field of the request with the same meaning, and its type."""
+_OWN: dict[str, Any] = {
+    "typical_p": Probability,
+    "num_keep": Annotated[int, Meta(ge=-1)],
+    "num_batch": TokenCount,
+    "num_gpu": Annotated[int, Meta(ge=-1)],
+    "main_gpu": Annotated[int, Meta(ge=0)],
+    "num_thread": Annotated[int, Meta(ge=0)],
+    "use_mmap": bool,
+    "draft_num_predict": Annotated[int, Meta(ge=0)],
+}
+"""Ollama's other options and their types, which are checked also where they have no effect."""
 
 _SENT_AS: dict[str, tuple[str, ...]] = {
     "max_tokens": ("max_completion_tokens", "max_tokens", "num_predict", "n_predict"),
@@ -235,7 +246,7 @@ def settle(body: F) -> F:
     changes: dict[str, Any] = {}
     for name in options.keys() & _SHARED.keys():
         field, kind = _SHARED[name]
-        value = _option(name, options[name], kind)
+        value = _option(f"options.{name}", options[name], kind)
         for flat in _SENT_AS.get(field, (field,)):
             _require_equal(body, flat, value, f"options.{name}")
         changes[field] = value
@@ -256,12 +267,15 @@ def _renamed(body: F) -> F:
     return replace(body, **changes) if changes else body
 
 
-def _option(name: str, value: Any, kind: Any) -> Any:
+def _option(param: str, value: Any, kind: Any) -> Any:
+    """
+    Raises:
+        InvalidRequestError: `value`, which `param` has, is not of the type `kind`.
+    """
     try:
         return msgspec.convert(whole_numbers(value), kind)
     except msgspec.ValidationError as exc:
-        path = f"options.{name}"
-        raise InvalidRequestError(f"'{path}': {exc}.", param=path) from exc
+        raise InvalidRequestError(f"'{param}': {exc}.", param=param) from exc
 
 
 def _require_equal(body: Any, field: str, value: Any, param: str) -> None:
@@ -305,8 +319,14 @@ def _only_ollamas(body: GenerationFields, options: dict[str, Any]) -> Options:
     fields = _effective({name: value for name, value in pairs if value is not None}, "")
     for name in fields.keys() & options.keys():
         _require_equal(body, name, options[name], f"options.{name}")
-    own = {name: value for name, value in options.items() if name not in _SHARED}
-    return Options(**whole_numbers({**own, **fields}))
+    own = {
+        name: _option(f"options.{name}", value, _OWN[name])
+        for name, value in options.items()
+        if name not in _SHARED
+    }
+    return Options(
+        **own | {name: _option(name, value, _OWN[name]) for name, value in fields.items()}
+    )
 
 
 def to_limit(limit: int | None, sent: GenerationFields, default: int | None = None) -> int | None:

@@ -187,10 +187,19 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.grace
 
     async def read_body(self) -> bytes:
-        """Read the body; errors as in `receive_body`."""
-        body = await receive_body(self.receive, self.fields, self.config.server)
+        """Read the body; errors as in `receive_body` and `arrival`."""
+        body = await self.arrival(receive_body(self.receive, self.fields, self.config.server))
         self.inspector.begin(self.record.request_id, body)
         return body
+
+    async def arrival(self, body: Awaitable[T]) -> T:
+        """Await a body that is received; the end of the server does not wait for the rest of it.
+
+        Raises:
+            ServerShutdownError: the server ends before the body is complete.
+        """
+        async with Limits(self.grace, has_begun=lambda: False):
+            return await body
 
     async def read(self, kind: type[T]) -> T:
         """Read the body as a `kind`; errors as in `decode`."""
@@ -345,7 +354,7 @@ class ServerRequest(Request[Any, Any, Any]):
 
     def begin_stream(
         self,
-        write: Callable[[EventSink[T]], Awaitable[None]],
+        write: Callable[[EventSink[T]], Awaitable[object]],
         renderer: Callable[[Put], Renderer[T]],
         framing: Framing = SSE,
         settle: Callable[[], Awaitable[None]] | None = None,

@@ -222,7 +222,7 @@ def _reschedule(timeout: asyncio.Timeout, when: float) -> None:
 
 async def stream(
     request: Request[Any, Any, Any],
-    write: Callable[[EventSink[T_contra]], Awaitable[None]],
+    write: Callable[[EventSink[T_contra]], Awaitable[object]],
     renderer: Callable[[Put], Renderer[T_contra]],
     *,
     record: Record,
@@ -254,7 +254,7 @@ async def stream(
 
 
 async def _write_answer(
-    write: Callable[[EventSink[T_contra]], Awaitable[None]],
+    write: Callable[[EventSink[T_contra]], Awaitable[object]],
     renderer: Renderer[T_contra],
     buffer: SendBuffer,
     grace: ShutdownGrace,

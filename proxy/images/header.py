@@ -49,6 +49,8 @@ def _png(data: Bytes) -> Header | None:
     at = 8
     for _ in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IHDR" and at > 8:
+            return None  # Decoders take the size of the last one.
         if kind in (b"acTL", b"IDAT"):
             complete = data.find(_PNG_END, at) > 0
             return Header("image/png", width, height, kind == b"acTL") if complete else None
@@ -85,6 +87,9 @@ def _gif(data: Bytes) -> Header | None:
             case size if in_blocks:  # The length of a data block; the last one has length 0.
                 at, in_blocks = at + 1 + size, size > 0
             case 0x2C if frames == 0:
+                # Decoders make the screen as large as a frame that exceeds it.
+                left, top, wide, high = struct.unpack_from("<HHHH", data, at + 1)
+                width, height = max(width, left + wide), max(height, top + high)
                 at, frames, in_blocks = at + 11 + _colour_table_size(data[at + 9]), 1, True
             case 0x2C | 0x3B as kind:
                 return Header("image/gif", width, height, animated=kind == 0x2C)

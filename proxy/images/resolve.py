@@ -19,6 +19,9 @@ Fetch = Callable[[str, ImagesConfig], Awaitable[bytes]]
 """Downloads the image at a URL that is no data URL; errors as `Fetcher.fetch`."""
 Place = tuple[int, int]
 """Index of the message, index of the part."""
+_LONGEST_SHAPE = 200
+"""Length of an image in its widths. Processors of models enlarge the shorter side, to 336 pixels
+for example, so that a strip of a few kilobytes would take gigabytes; those of Qwen refuse it."""
 _NOT_BASE64 = "An image is not a valid base64 data: URL."
 _DECODERS = ThreadPoolExecutor(2, "pictures")
 """Two pictures are decoded at a time, of all requests, so that many requests do not take the memory
@@ -160,6 +163,8 @@ def _check(data: bytes | bytearray, config: ImagesConfig) -> Header:
         raise _invalid("An image has several frames: send a single frame.")
     if min(header.width, header.height) < config.min_side:
         raise _invalid(f"An image has a side of less than {config.min_side} pixels.")
+    if max(header.width, header.height) > _LONGEST_SHAPE * min(header.width, header.height):
+        raise _invalid(f"An image is more than {_LONGEST_SHAPE} times as long as it is wide.")
     if header.width * header.height > config.max_pixels:
         raise _invalid(f"An image has more than {config.max_pixels} pixels.")
     return header

@@ -92,9 +92,16 @@ class BackendModels:
         self._listing: asyncio.Task[None] | None = None
 
     def full(self, name: str) -> str:
-        """`name` as the backend lists it: a config may omit the default tag."""
-        tagged = name + self.backend.naming.default_tag
-        return tagged if name not in self.models and tagged in self.models else name
+        """`name` as the backend lists it: a config may omit the default tag, and write the parts
+        that are left out otherwise."""
+        bare = self.backend.naming.bare(name)
+        spellings = (name, bare, bare + self.backend.naming.default_tag)
+        return next((each for each in spellings if each in self.models), name)
+
+    def written_out(self, name: str) -> str:
+        """The model that `name` has with its default parts, such as `library/`; else `name`."""
+        parts = self.backend.naming.default_parts
+        return self.full(name) if name.startswith(parts) else name
 
     def fingerprint(self, name: str) -> str:
         """Name engine, version and weights of the model `name`, as `fp_ollama_0.33.0_8eeb52dfb3bb`.
@@ -342,7 +349,8 @@ class Registry:
     def _exact(self, name: str, backends: frozenset[str]) -> RegisteredModel:
         """A backend that alone lists a model as `name` is preferred for that name: its counterparts
         may be quantised differently."""
-        called = {b: name for b, listed in self.backends.items() if name in listed.models}
+        own_names = {b: listed.written_out(name) for b, listed in self.backends.items()}
+        called = {b: own for b, own in own_names.items() if own in self.backends[b].models}
         prefer = next(iter(called)) if len(called) == 1 else "auto"
         own = self._names_of(name)
         if name in own.values():  # The alias extends the model of the same name.

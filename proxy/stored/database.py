@@ -85,6 +85,8 @@ class _File:
         self._path = path
         self._recover = recover
         self._connection: Connection | None = None
+        self._identity: _Identity | None = None
+        """That of the open file."""
         self._lock_file: int | None = None
         self._thread = ThreadPoolExecutor(1, "stored-answers")
 
@@ -120,8 +122,11 @@ class _File:
             raise StorageError(str(exc)) from exc
 
     def _transaction(self, job: Job[T], begin: str) -> T:
+        if self._identity != _identity(self._path):
+            self._close()  # The file was deleted or replaced: nothing of it is read again.
         if self._connection is None:
             self._connection = self._open()
+            self._identity = _identity(self._path)
         return _in_transaction(self._connection, job, begin)
 
     def _open(self) -> Connection:
@@ -177,6 +182,19 @@ class _File:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+
+_Identity = tuple[int, int]
+"""Device and inode."""
+
+
+def _identity(path: Path) -> _Identity | None:
+    """Return the identity of the file at `path`; `None` if there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _migrate(connection: Connection) -> None:

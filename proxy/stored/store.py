@@ -4,18 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import astuple
 
 from proxy.config import StoreConfig
 from proxy.errors import NotStoredError, StorageError
 from proxy.stored.database import Database
-from proxy.stored.entry import Entry, Item, Kind, Metadata, Page
+from proxy.stored.entry import Entry, Item, Kind, Metadata, Page, Status
 
 log = logging.getLogger("tandem")
 
@@ -37,6 +38,22 @@ _LOST = {"code": "server_error", "message": "The server ended before the respons
 _DAY = 86400.0
 
 
+_UNFINISHED: tuple[Status, ...] = ("queued", "in_progress")
+_MOST_ENDS = 100
+"""Ends that are held in memory: nothing new begins while the disk is full."""
+_Place = tuple[str, str]
+"""The caller and the id of an entry."""
+
+
+class _End(Struct, frozen=True):
+    """The arguments of `Store.keep` for an entry that has ended."""
+
+    entry: Entry
+    metadata: Metadata | None
+    items: Sequence[Item]
+    parts: Sequence[str]
+
+
 class Store:
     """The entries of all callers in one database, which the first use opens."""
 
@@ -47,6 +64,10 @@ class Store:
         self.limits = limits
         self._database = Database(folder / "answers.sqlite", _fail_unfinished)
         self._clock = clock
+        self._begun: set[_Place] = set()
+        """Entries of this server that the file has as unfinished."""
+        self._ends: dict[_Place, _End] = {}
+        """Their ends that could not be written."""
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
@@ -81,37 +102,60 @@ class Store:
         """Add `entry`, or replace the one with its id, and drop the oldest beyond the limits.
 
         `items` are added to its conversation, if that still exists; `parts` are the ids by which
-        `holders` finds it. What it continues counts as used.
+        `holders` finds it. What it continues counts as used. The end of an entry that the file has
+        as unfinished is held in memory where it cannot be written, so that it does not stay so.
 
         Raises:
             StorageError: it is larger than `max_bytes`, or the disk does not take it.
         """
+        place, end = (entry.caller, entry.id), _End(entry, metadata, items, tuple(parts))
+        try:
+            await self._write(end)
+        except StorageError:
+            is_end = place in self._begun and entry.status not in _UNFINISHED
+            if is_end and len(self._ends) < _MOST_ENDS:
+                self._ends[place] = end
+            raise
+        self._ends.pop(place, None)
+        (self._begun.add if entry.status in _UNFINISHED else self._begun.discard)(place)
+
+    async def _write(self, end: _End) -> None:
+        """
+        Raises:
+            StorageError: as `keep`.
+        """
+        entry = end.entry
         if entry.size > self.limits.max_bytes:
             raise StorageError(f"it has {entry.size} bytes; `max_bytes` is {self.limits.max_bytes}")
 
         def keep(connection: Connection) -> None:
             now = self._clock()
             number = _put(connection, entry, now)
-            if metadata is not None:
-                _label(connection, number, metadata)
+            if end.metadata is not None:
+                _label(connection, number, end.metadata)
             connection.executemany(
-                "INSERT OR IGNORE INTO parts VALUES (?, ?)", [(part, number) for part in parts]
+                "INSERT OR IGNORE INTO parts VALUES (?, ?)", [(part, number) for part in end.parts]
             )
             if entry.previous is not None:
                 _touch_chain(connection, entry, now)
             if entry.conversation is not None:
-                _append(connection, entry.conversation, entry.caller, items, now)
+                _append(connection, entry.conversation, entry.caller, end.items, now)
             self._drop(connection)
 
         await self._database.write(keep)
 
     async def get(self, kind: Kind, key: str, caller: str) -> Entry:
-        """Return the entry with the id `key`.
+        """Return the entry with the id `key`; one that is held in memory is written, if it can be.
 
         Raises:
             NotStoredError: the caller has none.
             StorageError: the database cannot be read.
         """
+        end = self._ends.get((caller, key))
+        if end is not None and end.entry.kind == kind:
+            with suppress(StorageError):
+                await self.keep(end.entry, end.metadata, end.items, end.parts)
+            return end.entry
         return await self._database.read(lambda connection: _get(connection, kind, key, caller))
 
     async def list(
@@ -183,6 +227,8 @@ class Store:
             connection.execute("DELETE FROM entries WHERE number = ?", (number,))
 
         await self._database.write(delete)
+        self._begun.discard((caller, key))
+        self._ends.pop((caller, key), None)
 
     async def chain(self, key: str, caller: str) -> Sequence[Entry]:
         """Return the response `key` and all that it continues, oldest first.

@@ -135,6 +135,23 @@ def config_for(folder: Path, **fields: Any) -> MLXConfig:
     return MLXConfig(**{**own, **fields})
 
 
+def write_sentencepiece(folder: Path) -> None:
+    """Give a tiny model a vocabulary of the same size as Llama 2 has it: a space is `▁`, and none
+    is before the first word of an answer."""
+    pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "</s>"]
+    vocabulary = {piece: token for token, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    strip = decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+    )
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": "</s>"}))
+
+
 def write_tokenizer(folder: Path, template: str) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: token for token, char in enumerate(alphabet)}, []))

@@ -1,5 +1,6 @@
 """config.yaml matches the Structs; invalid files are refused with file and key."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -360,6 +361,14 @@ def test_undecodable_file_is_refused(tmp_path: Path):
 def test_device_without_an_end_is_refused():
     with pytest.raises(ConfigError, match="/dev/zero: the file has more than 8000000 bytes"):
         load_config(Path("/dev/zero"))
+
+
+def test_reload_waits_for_no_pipe(tmp_path: Path):
+    """Not even for that of `--config <(command)`, of which the writer has ended."""
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=f"{pipe}: not a regular file"):
+        load_config(pipe, is_reload=True)
 
 
 def test_missing_file_is_refused(tmp_path: Path):

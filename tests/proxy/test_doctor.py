@@ -192,6 +192,40 @@ def test_ollama_that_hangs_is_reported(tmp_path: Path):
     assert "accepts and does not answer" in checks["ollama.ollama.server"]["summary"]
 
 
+class Keyed(http.server.BaseHTTPRequestHandler):
+    """A proxy in front of an Ollama without models, which wants a key."""
+
+    def do_GET(self) -> None:
+        is_allowed = self.headers["authorization"] == "Bearer right"
+        body = {"version": "0.30.0", "models": []} if is_allowed else {}
+        self.send_response(200 if is_allowed else 401)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Write nothing."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("key", "status"), [("right", "ok"), ("wrong", "fail")])
+def test_ollama_behind_a_key_is_asked_with_it(tmp_path: Path, key: str, status: str):
+    with listening(Keyed) as port:
+        ollama = f"{{host: '127.0.0.1:{port}', api_key: {key}}}"
+        _, checks, _ = doctor(tmp_path, f"backends: {{mlx: null, ollama: {ollama}, echo: true}}")
+    check = checks["ollama.ollama.server"]
+    assert check["status"] == status
+    assert ("api_key" in (check["remediation"] or "")) == (status == "fail")
+
+
+@pytest.mark.long
+def test_ollama_with_an_unknown_name_in_the_environment_is_mended_there(tmp_path: Path):
+    text = "backends: {mlx: null, echo: true}"
+    _, checks, _ = doctor(tmp_path, text, OLLAMA_HOST="nowhere.invalid:1234")
+    check = checks["ollama.ollama.server"]
+    assert "The name in http://nowhere.invalid:1234 is not known" in check["summary"]
+    assert "correct $OLLAMA_HOST" in check["remediation"]
+
+
 @pytest.mark.long
 def test_other_program_in_the_place_of_ollama_is_a_failure(tmp_path: Path):
     with listening(OtherProgram) as port:
@@ -249,6 +283,42 @@ def test_budget_beyond_the_memory_is_a_warning(tmp_path: Path):
     text = "server: {memory_bytes: 1000000000000000}\n"
     _, checks, _ = doctor(tmp_path, text + "backends: {mlx: null, ollama: null, echo: true}")
     assert checks["machine.memory"]["status"] == "warning"
+
+
+@pytest.mark.long
+def test_budget_that_no_model_fits_in_is_a_failure(tmp_path: Path):
+    write_tiny_model(tmp_path / "models" / "tiny")
+    mlx = f"mlx: {{folders: ['{tmp_path / 'models'}'], embedded: never, huggingface_cache: false}}"
+    text = f"server: {{memory_bytes: 16}}\nbackends: {{{mlx}, ollama: null}}"
+    status, checks, _ = doctor(tmp_path, text)
+    assert (status, checks["models.budget"]["status"]) == (1, "fail")
+    assert "No model fits into the budget of 16 bytes" in checks["models.budget"]["summary"]
+
+
+async def test_address_of_another_machine_is_no_other_program(tmp_path: Path):
+    server = ServerConfig(host="192.0.2.1", port=8006, state_folder=str(tmp_path))
+    check = (await check_port(Config(server=server)))["server.port"]
+    assert "This machine cannot listen on 192.0.2.1" in check.summary
+    assert "server.host" in (check.remediation or "")
+
+
+@pytest.mark.long
+def test_marks_differ_on_a_terminal_without_their_characters(tmp_path: Path):
+    config = write(tmp_path, "server: {memory_bytes: x}")
+    done = subprocess.run(
+        command("doctor", "--config", str(config)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1", "TANDEM_PORT": "0"},
+    )
+    assert "\n  x " in done.stdout
+    assert "\n  + Tandem" in done.stdout
+
+
+def test_tab_in_the_settings_is_named(tmp_path: Path):
+    path = write(tmp_path, "server:\n\tport: 8007\n")
+    check = examine_config(str(path), {}).checks["config.file"]
+    assert "line 2 begins with a tab, and YAML takes spaces only" in check.summary
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import websockets
-from fakes.scripted_backend import DONE, ScriptedBackend
+from fakes.scripted_backend import DONE, HANG, ScriptedBackend
 from fakes.waiting import pause
 from msgspec.structs import fields
 from servers.served import served
@@ -161,6 +161,31 @@ async def test_last_key_stays(insecure: bool, host: str, tmp_path: Path):
         reload = await client.post("/api/config/reload", headers={"x-api-key": KEY})
         assert reload.status_code == (200 if insecure else 400)
         assert await health(client) == (200 if insecure else 401)
+
+
+async def test_limits_of_a_key_go_on_from_what_was_used(tmp_path: Path):
+    """A reload each minute would otherwise be a key without limits."""
+    key = f"name: owner, key: {KEY}, role: admin, concurrent: 1"
+    text = f"server: {{keys: [{{{key}, requests_per_minute: %d}}]}}"
+    file = _written(tmp_path / "config.yaml", text % 3)
+    config = load_config(file, {})
+    backend = ScriptedBackend((Started(), HANG))
+    app = served(backend, config, read_config=lambda: load_config(file, {}))
+    headers = {"x-api-key": KEY}
+    async with (
+        app as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as client,
+        client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}),
+    ):
+        await backend.began.wait()
+        _written(file, text % 4)
+        reload = await client.post("/api/config/reload")
+        second = await chat(client)
+        third = await chat(client)
+        fourth = await chat(client)
+    assert reload.json()["changed"] == ["server.keys"]
+    assert ["concurrent" in each.text for each in (second, third, fourth)] == [True, True, False]
+    assert "requests per min: Limit 4." in fourth.text
 
 
 async def test_new_limit_of_bodies_holds_for_a_websocket_that_is_opened_then(tmp_path: Path):

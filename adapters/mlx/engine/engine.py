@@ -27,6 +27,7 @@ from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
 from adapters.mlx.jobs import BESIDE_SECONDS, SLICE_SECONDS, Job, Jobs, Pieces, as_exception
+from adapters.mlx.libraries import import_libraries
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.restarts import Restarts
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Posted = tuple[Sequence, Post]
+Command = Callable[[BackendError | None], None]
+"""Called once on the thread, with the error where the thread has ended before."""
 _COUNTERS = ("started", "finished", "cancelled", "failed", "tokens", "loads")
 
 
@@ -80,7 +83,7 @@ class Engine:
         """
         self._config = config
         self._closing_seconds = closing_seconds
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Command] = deque()
         self._slice_seconds = slice_seconds
         self._jobs = Jobs(slice_seconds)
         self._beside = self._new_beside()
@@ -102,6 +105,8 @@ class Engine:
         self._rate = AnswerRate(clock)
         self._watchdog = Watchdog(config.stall_seconds, clock)
         self._restarts = Restarts(clock)
+        self._unusable: str | None = None
+        """The reason why the libraries cannot be imported."""
         self.pool = Pool()
         self.max_queue = config.max_queue
 
@@ -131,7 +136,11 @@ class Engine:
             scheduler.budget.require(sequences[0].expected, sequences[0].image_bytes)
         for sequence in sequences:
             sequence.receive = receive
-        self._send(lambda: self._add(sequences))
+
+        def refuse(error: BackendError) -> None:
+            self._post([(sequence, error) for sequence in sequences])
+
+        self._send(lambda error: self._add(sequences) if error is None else refuse(error))
         self._submitted.update(sequences)
         self._live[model] += len(sequences)
         self._counters["started"] += len(sequences)
@@ -147,7 +156,7 @@ class Engine:
         sequence.cancelled = True
         self._counters["finished" if answered else "cancelled"] += 1
         with suppress(BackendUnavailableError):  # An engine that has ended has no rows.
-            self._send(lambda: self._remove(sequence))
+            self._send(lambda _error: self._remove(sequence))
 
     def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
         """
@@ -156,6 +165,10 @@ class Engine:
         """
         self._restarts.require_ready()
         return self.run_in_pieces(lambda: self._load(path, loading, extras))
+
+    def import_libraries(self) -> "Future[None]":
+        """Import MLX and mlx-lm before the first load; raises as `import_libraries`."""
+        return self.run(self._import_libraries)
 
     def unload(self, name: str) -> "Future[None]":
         """Free a model; the future raises BackendBusyError while it has rows."""
@@ -203,19 +216,19 @@ class Engine:
         """Describe what is wrong with the engine; `None` while nothing is."""
         if self._ended:
             return "The MLX engine was closed."
-        return self._restarts.trouble() or self._watchdog.trouble()
+        return self._unusable or self._restarts.trouble() or self._watchdog.trouble()
 
     def note_success(self) -> None:
         """Note a result of work that is no step."""
         self._restarts.note_success()
 
     def breaker(self) -> BreakerState:
-        if self._ended or self._watchdog.trouble() is not None:
+        if self._ended or self._unusable or self._watchdog.trouble() is not None:
             return "open"
         return self._restarts.breaker
 
     def is_well(self, model: str) -> bool:
-        is_ready = not self._ended and self._restarts.breaker != "open"
+        is_ready = not (self._ended or self._unusable) and self._restarts.breaker != "open"
         return is_ready and self._watchdog.is_well(model)
 
     def is_stalled(self) -> bool:
@@ -242,10 +255,12 @@ class Engine:
         """Run `job` on the thread, before its next step; cancelling the future drops it."""
         future: Future[T] = Future()
 
-        def command() -> None:
+        def command(ended: BackendError | None) -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
+                if ended is not None:
+                    raise ended
                 future.set_result(job())
             except BaseException as error:
                 future.set_exception(as_exception(error))
@@ -256,16 +271,16 @@ class Engine:
     def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
         """Run a job in time slices between steps, after the jobs sent before it."""
         job = Job(start)
-        self._send(lambda: self._jobs.add(job))
+        self._send(lambda error: self._jobs.add(job) if error is None else job.give_up(error))
         return job.future
 
     def run_beside(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
         """Run a job in short time slices between steps, beside loads and other such jobs."""
         job = Job(start)
-        self._send(lambda: self._beside.add(job))
+        self._send(lambda error: self._beside.add(job) if error is None else job.give_up(error))
         return job.future
 
-    def _send(self, command: Callable[[], None]) -> None:
+    def _send(self, command: Command) -> None:
         with self._wake:
             if self._ended:
                 raise BackendUnavailableError("The MLX engine has ended.")
@@ -288,7 +303,7 @@ class Engine:
             while not self._closing:
                 self._wait_for_work()
                 while self._commands and not self._closing:
-                    self._commands.popleft()()
+                    self._commands.popleft()(None)
                 self._watchdog.begin_step()
                 self._jobs.advance()
                 self._beside.advance()
@@ -320,7 +335,7 @@ class Engine:
             _attempt(lambda scheduler=scheduler: self._drop(scheduler))
             self.pool.drop(scheduler.loaded.name)
         for command in commands:
-            _attempt(lambda command=command: command())
+            _attempt(lambda command=command: command(error))
         jobs.give_up(error)
         beside.give_up(error)
         unended = [sequence for sequence in tuple(self._submitted) if not sequence.ended]
@@ -419,6 +434,14 @@ class Engine:
             scheduler.remove(sequence)
         except BaseException:
             self._post(self._fail(scheduler))
+
+    def _import_libraries(self) -> None:
+        try:
+            import_libraries()
+        except BackendUnavailableError as error:
+            self._unusable = error.message
+            raise
+        self._unusable = None
 
     def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":
         name = loading.name

@@ -28,6 +28,7 @@ from adapters.mlx.grammar.lark import (
     parameters_path,
     to_grammar,
 )
+from adapters.mlx.grammar.vocabulary import renamed
 from adapters.request import GenerationRequest, JSONSchema, Lark, Regex, Tool
 
 MAX_CACHED = 64
@@ -131,6 +132,8 @@ class GrammarCompiler:
             UnsupportedParameterError: the tokenizer of this model cannot be constrained.
             BackendUnavailableError: other grammars took all the time.
         """
+        if not is_constrained(request, style.syntax):
+            return Compiled(None)
         loop = asyncio.get_running_loop()
         seconds = self._compile_seconds
         if self._tokenizer is None:  # The first request waits for the vocabulary, without a limit.
@@ -176,8 +179,6 @@ class GrammarCompiler:
         turn.begin()
         tokenizer = self._load_tokenizer(_param_of(request))
         style = replace(style, control=self._control)
-        if not is_constrained(request, style.syntax):
-            return Compiled(None)
         enforced, ignored = self._to_enforceable(tokenizer, request, turn)
         turn.check()
         try:
@@ -250,8 +251,18 @@ class GrammarCompiler:
                 raise UnsupportedParameterError(
                     "This model's tokenizer cannot be constrained.", param=param
                 )
-            ends = sorted(self._end_tokens) or None
-            self._tokenizer = LLTokenizer(_for_grammars(rust.to_str()), eos_token=ends)
+            if not self._end_tokens:
+                raise UnsupportedParameterError(
+                    "This model has no token that ends an answer: none can be constrained.",
+                    param=param,
+                )
+            ends = sorted(self._end_tokens)
+            try:
+                self._tokenizer = LLTokenizer(renamed(rust.to_str()), eos_token=ends)
+            except ValueError as error:
+                raise UnsupportedParameterError(
+                    f"This model's tokenizer cannot be constrained: {error}.", param=param
+                ) from error
             added: dict[str, int] = self._hf_tokenizer.get_added_vocab()
             self._control = {
                 text: token
@@ -259,28 +270,6 @@ class GrammarCompiler:
                 if token < self._tokenizer.vocab_size and self._tokenizer.is_special_token(token)
             }
         return self._tokenizer
-
-
-def _for_grammars(tokenizer: str) -> str:
-    """Rename the control tokens in the JSON of a tokenizer; leave out padding and truncation.
-
-    llguidance reads texts that a grammar forces as Hugging Face does, which takes the name of a
-    control token for the token: `{"enum": ["<|im_end|>"]}` would end the answer in its middle.
-    """
-    whole = msgspec.json.decode(tokenizer)
-    model, added = whole["model"], whole["added_tokens"]
-    control = {each["content"] for each in added if each["special"]} - {model.get("unk_token")}
-
-    def named(text: str) -> str:
-        return f"\uf8ff{text}" if text in control else text
-
-    vocabulary: Any = model["vocab"]
-    if hasattr(vocabulary, "items"):
-        model["vocab"] = {named(text): token for text, token in vocabulary.items()}
-    else:  # Unigram: texts with their scores.
-        model["vocab"] = [[named(text), *rest] for text, *rest in vocabulary]
-    whole["added_tokens"] = [{**each, "content": named(each["content"])} for each in added]
-    return msgspec.json.encode({**whole, "padding": None, "truncation": None}).decode()
 
 
 def _retrieve(work: "asyncio.Future[Compiled]") -> None:

@@ -22,7 +22,7 @@ from adapters.mlx.grammar.json_string import (
     grammar_in_string,
     pattern_in_string,
 )
-from adapters.mlx.grammar.schema import MAX_BYTES, any_object, bound
+from adapters.mlx.grammar.schema import any_object, bound
 from adapters.mlx.grammar.tagged import can_be_tagged, to_rules
 from adapters.mlx.output.reasoning import Reasoning, Thinking
 from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
@@ -37,6 +37,7 @@ from adapters.request import (
     ResponseFormat,
     Tool,
 )
+from adapters.text_format import TextFormat
 
 MAX_CALLS = 8
 """Limit for one answer that has to call: some models then do not stop calling."""
@@ -411,12 +412,10 @@ def _arguments_rule(index: int, tool: Tool) -> ArgumentsRule:
 
 def _input_rule(index: int, form: Regex | Lark) -> InputRule:
     param = input_path(index)
-    text = form.pattern if isinstance(form, Regex) else form.grammar
-    if len(text.encode()) > MAX_BYTES:
-        raise InvalidRequestError(f"The format is larger than {MAX_BYTES // 1024} KB.", param=param)
+    TextFormat(form, param)  # Refuses what is no format, in the words of every engine.
     try:
-        rewrite = pattern_in_string if isinstance(form, Regex) else grammar_in_string
-        grammar = rewrite(text)
+        is_regex = isinstance(form, Regex)
+        grammar = pattern_in_string(form.pattern) if is_regex else grammar_in_string(form.grammar)
     except NotInStringError as error:
         raise InvalidRequestError(
             f"{error} cannot be enforced in the input of a tool.", param=param

@@ -1,6 +1,7 @@
 """The tokenizer of a model's folder."""
 
 # pyright: basic
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,25 @@ def open_tokenizer(folder: Path, ends: Any = None) -> Any:
             "The tokenizer of this model is a program in its folder: such programs are not run.",
             lasting=True,
         ) from error
+
+
+def rename_tokens(described: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the JSON of a tokenizer with other names for some of its added tokens.
+
+    The post-processor, which names tokens, is left out, and so are merges of these tokens: added
+    tokens are found before any merge. A vocabulary has names with ids, or pairs of name and score.
+    """
+    model = dict(described["model"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(name, name): token for name, token in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(name, name), score] for name, score in model["vocab"]]
+    if "merges" in model:
+        model["merges"] = [pair for pair in model["merges"] if "".join(pair) not in names]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    added = [
+        {**token, "content": names.get(token["content"], token["content"])}
+        for token in described["added_tokens"]
+    ]
+    return {**described, "added_tokens": added, "model": model, "post_processor": None}

@@ -58,8 +58,8 @@ class Reading:
     """A call is forced: text beside calls and reasoning is the beginning of one that was cut."""
     echo: str = ""
     """The prompt, where the answer is to begin with it."""
-    continues: bool = False
-    """The answer continues a text: a space before its first word is part of it."""
+    keeps_space: bool = False
+    """A space before the first word is part of the answer, which continues a text or has a form."""
 
     def controls(self) -> frozenset[str]:
         """Return the control tokens that the reader has to see as text."""
@@ -184,7 +184,7 @@ class Answer:
         self._write = write
         self._vocabulary = reading.vocabulary
         self._echo = reading.echo
-        before = sequence.prompt[-_NEIGHBOURS:] if reading.continues else ()
+        before = sequence.prompt[-_NEIGHBOURS:] if reading.keeps_space else ()
         self._text = reading.vocabulary.detokenizer(controls, before)
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)

@@ -54,7 +54,8 @@ logger = logging.getLogger(__name__)
 _EMBEDDING_TOKENS: frozenset[Feature] = frozenset({"embedding_tokens"})
 _START_SECONDS = 60.0
 """Time for a process to start on a busy machine; it imports no mlx before a load."""
-_HEALTH_SECONDS = 1.0
+_HEALTH_SECONDS = 0.5
+"""Less than the server waits for the health of a backend: a process that hangs is to be named."""
 _WATCH_SECONDS = 10.0
 """Between two questions whether the process responds, while a call waits for it."""
 _LAST_SECONDS = 5.0

@@ -38,9 +38,9 @@ _CLOSING_SECONDS = 5.0
 
 def main(descriptor: int) -> None:
     faulthandler.enable()
-    # Ctrl-C and `kill` are for the server, which ends its answers first and closes the socket.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, `kill` and reloads are for the server, which ends answers first and closes the socket.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     asyncio.run(_Child().run(socket.socket(fileno=descriptor)))
 
 

@@ -15,6 +15,8 @@ from functools import cached_property
 from secrets import token_hex
 from typing import Any
 
+from adapters.mlx.models.tokenizer import rename_tokens
+
 
 class ControlTokens:
     """The control tokens of one model. Not for two threads at once."""
@@ -85,22 +87,12 @@ class ControlTokens:
             return None
         from tokenizers import Tokenizer
 
-        described = json.loads(self._rust.to_str())
-        for token in described["added_tokens"]:
-            token["content"] = self._own.get(token["content"], token["content"])
-        described["model"]["vocab"] = self._renamed(described["model"]["vocab"])
-        described["post_processor"] = None  # It names control tokens, and is not used here.
+        described = rename_tokens(json.loads(self._rust.to_str()), self._own)
         copy: Any = Tokenizer.from_str(json.dumps(described))
         copy.no_padding()
         copy.no_truncation()
         same = all(copy.token_to_id(self._own[name]) == token for name, token in self._ids.items())
         return copy if same else None
-
-    def _renamed(self, vocabulary: Any) -> Any:
-        """Rename the control tokens in a vocabulary: names with ids, or pairs of name and score."""
-        if isinstance(vocabulary, dict):
-            return {self._own.get(name, name): token for name, token in vocabulary.items()}
-        return [[self._own.get(name, name), score] for name, score in vocabulary]
 
 
 def _control_ids(tokenizer: Any, rust: Any) -> dict[str, int]:

@@ -131,7 +131,7 @@ def _to_reading(
     request: GenerationRequest, loaded: LoadedModel, prompt: Prompt, echo: str
 ) -> Reading:
     if not isinstance(request.prompt, tuple):
-        return Reading(loaded.vocabulary, request.stop, echo=echo, continues=bool(request.prompt))
+        return Reading(loaded.vocabulary, request.stop, echo=echo, keeps_space=bool(request.prompt))
     return Reading(
         loaded.vocabulary,
         request.stop,
@@ -141,7 +141,7 @@ def _to_reading(
         syntax=calls_syntax(request, loaded.syntax),
         tools=offered_tools(request),
         calls_only=bool(request.tools) and request.tool_choice not in ("auto", "none"),
-        continues=request.continue_final_message,
+        keeps_space=request.continue_final_message or request.response_format is not None,
     )
 
 

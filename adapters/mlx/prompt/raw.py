@@ -59,10 +59,17 @@ def raw_ids(tokenizer: Any, request: GenerationRequest) -> list[int]:
 
 
 def _to_be_continued(tokenizer: Any, text: Any) -> list[int]:
-    """Tokenize `text` without the end that some tokenizers append (Command R's)."""
-    ids, example, own = tokenizer.encode(text), tokenizer.encode("a"), _plain(tokenizer, "a")
-    appended = len(example) - example.index(own[0]) - len(own)
-    return list(ids[: len(ids) - appended])
+    """Tokenize `text` without the end that some tokenizers append (Command R's, T5's)."""
+    ids, example = list(tokenizer.encode(text)), text[:_EXAMPLE]
+    whole, own = list(tokenizer.encode(example)), _plain(tokenizer, example)
+    if not own:
+        return ids
+    before = next(at for at in range(len(whole)) if whole[at : at + len(own)] == own)
+    return ids[: len(ids) - (len(whole) - before - len(own))]
+
+
+_EXAMPLE = 16
+"""Characters of a text that show what its tokenizer appends."""
 
 
 def raw_text(tokenizer: Any, prompt: Any) -> str:

@@ -17,7 +17,9 @@ from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.sentencepiece import is_spaces
 from adapters.gguf.tokenizer import (
     ENDS,
+    NEVER_STRIPPED,
     PRE_TOKENIZER_NAMES,
+    STRIPPING_NAME,
     build_tokenizer,
     ignores_merges,
     pre_tokenized,
@@ -56,6 +58,8 @@ def vocabulary(folder: Path, config: Mapping[str, Any], rows: int, spaced: str) 
     metadata["tokenizer.ggml.add_bos_token"] = _adds_bos(tokenizer)
     if template := _template(folder, settings):
         metadata["tokenizer.chat_template"] = template
+    if _strips_after_tokens(tokenizer):
+        metadata["general.name"] = STRIPPING_NAME
     imported = build_tokenizer(metadata)
     for probe in PROBES:
         expected = tokenizer.encode(probe, add_special_tokens=False).ids
@@ -135,6 +139,14 @@ def _adds_bos(tokenizer: Tokenizer) -> bool:
             "supported."
         )
     return len(full) > len(bare)
+
+
+def _strips_after_tokens(tokenizer: Tokenizer) -> bool:
+    """Return whether control tokens take the white space after them, as llama.cpp has it."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    others = [token for token in added if token.special and token.content not in NEVER_STRIPPED]
+    is_known = all(tokenizer.token_to_id(text) is not None for text in (*NEVER_STRIPPED, "</s>"))
+    return is_known and bool(others) and all(token.rstrip for token in others)
 
 
 def _special_tokens(

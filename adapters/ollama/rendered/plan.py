@@ -10,7 +10,7 @@ from adapters.continuation import require_continuable
 from adapters.errors import UnsupportedParameterError
 from adapters.ollama.rendered.thought_style import ThoughtStyle
 from adapters.ollama.translate.grammar_schema import GrammarSchema
-from adapters.ollama.translate.request import stop_strings, to_body, to_grammar
+from adapters.ollama.translate.request import NO_QUESTION, stop_strings, to_body, to_grammar
 from adapters.ollama.translate.tool_choice import is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import Feature, GenerationRequest, JSONObject
@@ -165,4 +165,4 @@ def _without_beginning(
         )
     messages = request.prompt
     assert isinstance(messages, tuple)  # noqa: S101 - for the type checker: it was checked.
-    return messages[-1].text, replace(free, prompt=messages[:-1])
+    return messages[-1].text, replace(free, prompt=messages[:-1] or (NO_QUESTION,))

@@ -309,14 +309,18 @@ class _Rewriting:
         return [kind for kind, keywords in _OF_TYPE.items() if part.keys() & set(keywords)]
 
     def _object(self, part: _Node, path: str) -> _Node:
+        own = cast(_Node, part.get("properties", {}))
         properties = {
             name: self.node(schema, f"{path}.properties.{name}")
-            for name, schema in cast(_Node, part.get("properties", {})).items()
+            for name, schema in own.items()
             if schema is not False
         }
         others = self._others(part, path)
+        if len(properties) < len(own) and others is not False:
+            self._check(path, "properties")  # A forbidden one may come among the others.
         required: list[str] = part.get("required", [])
-        if part.get("additionalProperties") is False and not set(required) <= properties.keys():
+        is_closed = part.get("additionalProperties") is False
+        if any(name in own or is_closed for name in required if name not in properties):
             self._leave_out(f"{path}.required", "required")
             required = [name for name in required if name in properties]
         properties |= {name: dict(_ANY) for name in required if name not in properties}

@@ -54,7 +54,7 @@ _CONTROL = re.compile(r"<(?=[|\uff5c][^<>\s]{1,64}>)")
 """The beginning of a control token as most models write it, such as `<|im_end|>`."""
 _ZERO_WIDTH_SPACE = "\u200b"
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
-_NO_QUESTION = Message(role="user", content=())
+NO_QUESTION = Message(role="user", content=())
 _BEYOND_DOUBLE = re.compile(r"\d{300}")
 """Go refuses integers beyond a double's range, which has 308 digits."""
 
@@ -142,7 +142,7 @@ def _to_chat_body(
         messages = rewrite(messages, rewrites).messages
     if messages[-1].role == "assistant" and not request.continue_final_message:
         # Most templates would continue it, and llama-server refuses several at the end.
-        messages = (*messages, _NO_QUESTION)
+        messages = (*messages, NO_QUESTION)
     return ChatBody(
         messages=_to_messages(messages),
         tools=[_to_tool(tool) for tool in tools] if tools else UNSET,
@@ -193,7 +193,11 @@ def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> d
         case Regex(pattern=pattern):
             # A string in JSON, which `QuotedTextReader` reads.
             own = {"type": "string", "pattern": f"^(?:{pattern})$"}
-            return rewriter.rewrite(own, "guided_regex", strict=True)
+            try:
+                return rewriter.rewrite(own, "guided_regex", strict=True)
+            except InvalidRequestError as error:  # Its path is in a schema that no client has sent.
+                error.param = "guided_regex"
+                raise
         case JSONSchema(schema=schema, strict=strict):
             return rewriter.rewrite(schema, SCHEMA_PATH, strict=strict)
         case _:

@@ -42,6 +42,8 @@ class Answer:
         """Ids of the calls so far."""
         self._thoughts = 0
         """Lines with reasoning: Ollama sends one for nearly every token, and no count of them."""
+        self._waiting: list[Logprob] = []
+        """Reported tokens without text so far: the next line tells which part they belong to."""
 
     def read(self, line: Line) -> object:
         """Write the events of `line`; true where the reader is behind.
@@ -67,7 +69,7 @@ class Answer:
         message = line.message or _raw_message(line)
         if message is None and not line.done:
             raise BadUpstreamError(UNEXPECTED)
-        events = () if message is None else self._events(message, line.logprobs)
+        events = () if message is None else self._events(message, line)
         behind: object = False
         for event in events:
             behind = self.emit(event) or behind
@@ -83,17 +85,20 @@ class Answer:
             )
         return behind
 
-    def _events(
-        self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None
-    ) -> Sequence[Event]:
+    def _events(self, message: AnswerMessage, line: Line) -> Sequence[Event]:
         events: list[Event] = []
+        self._waiting += line.logprobs or ()
         if message.thinking:
             self._thoughts += 1
+            self._waiting.clear()
             events.append(ReasoningDelta(message.thinking))
-        if message.content or (logprobs and not message.thinking):
-            report = None if logprobs is None else _to_logprobs(logprobs)
-            events.append(TextDelta(message.content or "", report))
+        if message.content or (line.done and self._waiting):
+            text = message.content or ""
+            report = _to_logprobs(_tail(self._waiting, text)) if self._waiting else None
+            self._waiting.clear()
+            events.append(TextDelta(text, report))
         for call in message.tool_calls or ():
+            self._waiting.clear()
             events += self._call(call)
         return events
 
@@ -146,7 +151,18 @@ def _is_object(text: str) -> bool:
     return True
 
 
-def _to_logprobs(logprobs: tuple[Logprob, ...]) -> tuple[TokenLogprob, ...]:
+def _tail(tokens: list[Logprob], text: str) -> list[Logprob]:
+    """Return the last of `tokens` that have all bytes of `text`: those before wrote a marker, or
+    white space, that the parser of the model keeps to itself. All, where there is no text."""
+    missing = len(text.encode())
+    at = len(tokens) if text else 0
+    while at and missing > 0:
+        at -= 1
+        missing -= len(tokens[at].bytes or tokens[at].token.encode())
+    return tokens[at:]
+
+
+def _to_logprobs(logprobs: Sequence[Logprob]) -> tuple[TokenLogprob, ...]:
     """One function for all of a line: a call for each alternative would be most of its cost."""
     report: list[TokenLogprob] = []
     for token in logprobs:

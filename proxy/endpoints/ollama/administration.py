@@ -144,7 +144,11 @@ def _called(name: str, routes: list[Route], registry: Registry) -> list[Route]:
             does not say which files are to go.
     """
     wanted = name.removeprefix(f"{routes[0].backend_name}/")
-    exact = [route for route in routes if wanted in route.backend.naming.spellings(route.name)]
+    exact = [
+        route
+        for route in routes
+        if route.backend.naming.bare(wanted) == route.backend.naming.bare(route.name)
+    ]
     folded = wanted.removesuffix(DEFAULT_TAG).lower()
     short = [
         route

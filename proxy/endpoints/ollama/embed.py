@@ -55,7 +55,7 @@ class EmbedRequest(EmbedFields, kw_only=True):
 class OldEmbedRequest(EmbedFields, kw_only=True):
     """The body of `/api/embeddings`."""
 
-    prompt: str = ""
+    prompt: str | None = None
 
 
 class EmbedAnswer(Struct, kw_only=True):

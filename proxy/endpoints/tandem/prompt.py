@@ -199,9 +199,10 @@ class PromptDialect:
         return _with_end(line, answer.finished, record)
 
     def to_param(self, feature: str | None, body: PromptRequest) -> str | None:
-        if feature == "model" and body.model_id:
-            return "model_id"
-        return sent_as(feature, body) if feature is not None else None
+        if feature is None:
+            return None
+        names = {"messages": "prompt", "model": "model_id" if body.model_id else "model"}
+        return names.get(feature) or sent_as(feature, body)
 
     def failure(self, failure: Failure) -> Struct:
         return failure.body

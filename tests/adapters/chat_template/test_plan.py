@@ -107,6 +107,23 @@ def test_calls_are_tried_without_tools_where_the_template_refuses_those():
     assert "a call" not in plan.refused
 
 
+def test_calls_may_have_their_names_beside_the_function():
+    template = (
+        "{% for tool in tools %}{{ tool.function.name }} {% endfor %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        "{% for call in m.tool_calls %}{{ call.name }}({{ call.arguments | tojson }}){% endfor %}"
+        "{% endfor %}"
+    )
+
+    def render(probe: Probe) -> str | Refusal:
+        messages = [to_template_message(message, probe.form) for message in probe.messages]
+        return render_template(template, messages, [*map(to_template_tool, probe.tools)], {})
+
+    plan = run(find_plan(), render)
+    assert plan.form.flat
+    assert not plan.rewrites
+
+
 def test_an_empty_answer_is_left_out_where_the_template_refuses_it():
     def render(probe: Probe) -> str | Refusal:
         if any(m.role == "assistant" and not (m.text or m.tool_calls) for m in probe.messages):

@@ -42,6 +42,17 @@ def test_tokenizer_gives_llama_cpps_ids(name: str) -> None:
     assert ids == [row["ids"] for row in record["texts"]]
 
 
+@pytest.mark.parametrize(("name", "strips"), [("Phi3", True), ("phi-3 mini", True), ("Phi", False)])
+def test_white_space_after_control_tokens_of_phi_3_is_left_out(name: str, strips: bool) -> None:
+    tokenizer = build_tokenizer(metadata() | {"general.name": name})
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    assert (ids("</s> \nHello") == ids("</s>Hello")) == strips
+    assert ids("<s> \nHello") != ids("<s>Hello")
+
+
 def test_tokenizer_of_gemma_4_gives_llama_cpps_ids() -> None:
     record = recorded("gemma4")
     tokenizer = build_tokenizer(metadata(model="gemma4", merges=record["merges"]))

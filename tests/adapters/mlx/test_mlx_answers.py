@@ -19,7 +19,13 @@ from fakes.scripted_model import (
     told,
     usage_of,
 )
-from fakes.tiny_model import END, TOOL_TEMPLATE, config_for, write_tiny_model
+from fakes.tiny_model import (
+    END,
+    TOOL_TEMPLATE,
+    config_for,
+    write_sentencepiece,
+    write_tiny_model,
+)
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.events import (
@@ -62,6 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_model(root / "caller", template=TOOL_TEMPLATE, context=2048)
     write_tiny_model(root / "plain", context=2048)
     write_tiny_model(root / "channels", template=CHANNELS, context=2048)
+    write_sentencepiece(write_tiny_model(root / "pieces"))
     return root
 
 
@@ -327,6 +334,11 @@ async def test_an_answer_has_the_shape_that_is_asked_for(backend: MLXBackend, sh
 async def test_raw_text_can_be_shaped_too(backend: MLXBackend) -> None:
     request = GenerationRequest(model="plain", prompt="x", response_format=Regex("[0-9]{5}"))
     assert told(await answer(backend, request))["text"].isdigit()
+
+
+async def test_a_space_that_the_shape_begins_with_is_kept(backend: MLXBackend) -> None:
+    asked = chat(model="pieces", response_format=Regex("  two"))
+    assert told(await answer(backend, asked))["text"] == "  two"
 
 
 async def test_an_answer_in_shape_that_the_limit_cuts_says_length(backend: MLXBackend) -> None:

@@ -55,6 +55,13 @@ def test_bucket_refills_evenly():
     assert bucket.units == 60
 
 
+def test_bucket_with_another_limit_keeps_what_was_taken():
+    bucket = Bucket(60, Clock())
+    bucket.take(50)
+    bucket.change(600)
+    assert (bucket.units, bucket.per_minute) == (550, 600)
+
+
 def test_bucket_that_owes_tokens_refuses_until_they_are_back():
     clock = Clock()
     limits = Limits("guest", tokens_per_minute=600, clock=clock)

@@ -3,30 +3,24 @@
 import asyncio
 import io
 import struct
+import time
 import wave
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from threading import Event
-from typing import cast
 
 import av
 import numpy as np
 import pytest
 import soundfile
 from fakes.tiny_audio import sine
+from fakes.waiting import pause
 
 from adapters.errors import InvalidRequestError
-from proxy.audio import decode as decoding
-from proxy.audio.decode import decode_beside
+from proxy.audio.decode import decode, decode_beside
 from proxy.audio.encode import AudioFormat, Encoder
 from proxy.config import AudioConfig
 
 LIMITS = AudioConfig()
 RATE = 24_000
-
-
-def decode(data: bytes, limits: AudioConfig) -> bytes:
-    return decoding.decode(data, limits, Event())
 
 
 def encoded(form: AudioFormat, seconds: float = 1.0, rate: int = RATE, speed: float = 1.0) -> bytes:
@@ -184,34 +178,33 @@ def test_unknown_codec_is_named_as_the_reason(codec: int, bits: int):
         decode(b"RIFF" + struct.pack("<I", 32_036) + b"WAVE" + form + data, LIMITS)
 
 
-def test_decoding_ends_at_the_next_packet_when_it_is_stopped():
-    stopped = Event()
-    stopped.set()
-    with pytest.raises(InvalidRequestError, match="shorter"):
-        decoding.decode(encoded("mp3", 60.0), LIMITS, stopped)
+def test_decoding_ends_with_the_next_frame_once_it_is_given_up():
+    calls = iter([False] * 9)
+    samples = decode(encoded("wav", 60.0), LIMITS, lambda: next(calls, True))
+    assert 0 < len(samples) / 4 / 16_000 < 20
 
 
-class Limits:
-    """Holds a decoder up until `go`, and notes each look at the limit."""
+async def test_cancelled_calls_give_their_decoding_up():
+    """Both threads are free at once for another file."""
+    long, short, seconds = silence(600), silence(1), []
+    for is_cancelled in (False, True):
+        calls = [asyncio.create_task(decode_beside(long, LIMITS)) for _ in range(2)]
+        await pause(0.05)
+        if is_cancelled:
+            for call in calls:
+                call.cancel()
+        started = time.monotonic()
+        await decode_beside(short, LIMITS)
+        seconds.append(time.monotonic() - started)
+        await asyncio.wait(calls)
+    assert seconds[1] < seconds[0] / 2
 
-    def __init__(self) -> None:
-        self.go, self.looks = Event(), 0
 
-    @property
-    def max_seconds(self) -> float:
-        self.looks += 1
-        assert self.go.wait(60)
-        return 3600.0 if self.looks == 1 else 1.0
-
-
-async def test_decoding_is_stopped_when_its_request_is_cancelled():
-    limits, executor = Limits(), ThreadPoolExecutor(1)
-    asyncio.get_running_loop().set_default_executor(executor)
-    task = asyncio.create_task(decode_beside(encoded("mp3", 5.0), cast(AudioConfig, limits)))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    limits.go.set()
-    executor.shutdown()
-    assert limits.looks == 2  # The third would be for the refusal of what is too long.
+def silence(seconds: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(24_000)
+        writer.writeframes(bytes(2 * 24_000 * seconds))
+    return file.getvalue()

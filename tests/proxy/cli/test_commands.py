@@ -6,19 +6,24 @@ import json
 import os
 import pty
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from servers.server_process import Running, command, serving, write
 
 from adapters.mlx.kept_results import keep_result
 from proxy.cli import main
-from proxy.cli.running_server import noted
+from proxy.cli.command import CommandError
+from proxy.cli.conversation import Conversation
+from proxy.cli.running_server import RunningServer, noted
 from proxy.cli.serve import plain_options
 from proxy.config import Config, StoreConfig
 from proxy.doctor.machine import check_disk
@@ -28,7 +33,7 @@ from proxy.stored.entry import Page
 from proxy.stored.store import Store
 
 SETTINGS = (
-    "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other]}}\n"
+    "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other, 'model:1b']}}\n"
     "models: {fast: {echo: org/echo}}\n"
 )
 
@@ -68,15 +73,27 @@ def test_models_of_the_server_are_listed(tandem: Any):
     assert "other" in [card["id"] for card in json.loads(out)["data"]]
 
 
-@pytest.mark.parametrize("words", ["tandem show f", "tandem load --url {url} f"])
-def test_shell_completes_models_of_the_server_of_the_command(server: Running, words: str):
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("tandem show f", "fast"),
+        ("tandem load --url {url} f", "fast"),
+        ("tandem chat model:1", "1b"),
+        ("tandem chat model:", "1b"),
+    ],
+)
+def test_shell_completes_models_of_the_server_of_the_command(
+    server: Running, words: str, shown: str
+):
     url = f"http://127.0.0.1:{server.port}"
-    typed = {"COMP_WORDS": words.format(url=url), "COMP_CWORD": str(len(words.split()) - 1)}
+    # Bash splits words at colons, and sends them in lines.
+    lines = words.format(url=url).replace(" ", "\n").replace(":", "\n:\n").strip("\n")
+    typed = {"COMP_WORDS": lines, "COMP_CWORD": str(lines.count("\n"))}
     given = {} if "--url" in words else {"TANDEM_URL": url}
     env = os.environ | typed | given | {"_TANDEM_COMPLETE": "complete_bash", "TANDEM_PORT": "9"}
     program = [sys.executable, "-c", "from proxy.cli import main; main()"]
     done = subprocess.run(program, capture_output=True, text=True, env=env)
-    assert done.stdout.split() == ["fast"]
+    assert done.stdout.split() == [shown]
 
 
 def test_model_with_a_slash_is_loaded_and_unloaded(tandem: Any):
@@ -134,6 +151,76 @@ def test_image_by_path_is_sent(tandem: Any, tmp_path: Path):
     assert "is no image; use a file that ends with one of .png" in err
     status, _, err = tandem("chat", "fast", "Look", "--image", str(tmp_path / "gone.png"))
     assert (status, "cannot be read: No such file" in err) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["show", "load", "unload", "rm", "route", "chat"])
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "caf\udce9"])
+def test_name_that_is_none_is_a_wrong_argument(
+    tandem: Any, capsys: pytest.CaptureFixture[str], command: str, name: str
+):
+    with pytest.raises(SystemExit) as end:
+        tandem(command, name)
+    captured = capsys.readouterr()
+    assert (end.value.code, captured.out) == (2, "")
+    assert "`tandem models` lists all" in captured.err
+
+
+@pytest.mark.parametrize("name", ["..", "../health", "org/../other"])
+@pytest.mark.parametrize("command", ["show", "load", "unload"])
+def test_name_is_no_path(tandem: Any, command: str, name: str):
+    status, out, err = tandem(command, name)
+    assert (status, out) == (1, "")
+    assert f"Model '{name}' not found." in err
+
+
+def test_prompt_that_is_no_text_is_not_sent(tandem: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    for words in (("chat", "fast"), ("chat", "fast", "caf\udce9"), ("route", "fast", "caf\udce9")):
+        status, out, err = tandem(*words)
+        assert (status, out) == (1, "")
+        assert "iconv" in err
+
+
+class _Scripted:
+    """A server that fails, or sends words and then waits, and keeps the messages it was sent."""
+
+    def __init__(self) -> None:
+        self.end: BaseException | None = None
+        self.contents: list[list[Any]] = []
+
+    def events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self.contents.append([message["content"] for message in body["messages"]])
+        if isinstance(self.end, CommandError):
+            raise self.end
+        yield {"choices": [{"delta": {"content": "Half"}}]}
+        if self.end is not None:
+            raise self.end
+
+
+def test_server_that_is_gone_is_reported_with_the_next_step():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", None)
+        accepting = threading.Thread(target=lambda: listener.accept()[0].close())
+        accepting.start()
+        with pytest.raises(CommandError) as failure:
+            server.get("/health")
+        accepting.join()
+    assert ".." not in str(failure.value)
+    assert "`tandem serve` starts it" in str(failure.value)
+
+
+def test_conversation_keeps_what_was_interrupted_and_not_what_failed(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    talk, server = Conversation("m", None, {}), _Scripted()
+    for words, end in (
+        (f"Look at {tmp_path / 'a.png'}", CommandError("no images")),
+        ("One", KeyboardInterrupt()),
+        ("Two", None),
+    ):
+        server.end = end
+        with suppress(KeyboardInterrupt, CommandError):
+            list(talk.ask(cast(RunningServer, server), words))
+    assert server.contents[1:] == [["One"], ["One", "Half", "Two"]]
 
 
 def test_unknown_model_has_the_servers_message(tandem: Any):
@@ -384,6 +471,11 @@ def test_hangup_reloads_the_settings(tmp_path: Path):
         assert "is not reloaded, and the old one stays" in line
         assert "$.server.port" in line
         assert running.get("/v1/models/quick")[0] == 200
+        config.unlink()
+        os.mkfifo(config)  # Without a writer it is opened by no reader.
+        running.process.send_signal(signal.SIGHUP)
+        assert "not a regular file" in running.process.stderr.readline()
+        assert running.get("/v1/models/quick")[0] == 200
 
 
 @pytest.mark.long
@@ -404,6 +496,7 @@ def test_conversation_on_a_terminal(server: Running):
         ("Hello **there**\n", "tokens"),
         ("/system Be brief.\n", ">>> "),
         ("/nonsense\n", "There is no command"),
+        ("/model\n", "/model needs a name"),
         ("/model gone[vision]\n", "Model 'gone[vision]' not found"),
         ("/bye\n", ""),
     ):

@@ -306,6 +306,35 @@ async def test_streams_end_with_an_error_when_the_server_does():
     assert b"[DONE]" not in rest
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/v1/chat/completions", "application/json"),
+        ("/v1/audio/transcriptions", "multipart/form-data; boundary=x"),
+    ],
+)
+async def test_request_of_which_half_has_arrived_is_told_of_the_end_at_once(
+    path: str, content_type: str
+):
+    app = create_app(Config(server=ServerConfig(shutdown_grace=10)), {})
+    grace: ShutdownGrace = app.state.parts.grace
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, http=Alone, ws="none", log_level="error"))
+        task = asyncio.create_task(server.serve([listener]))
+        await until(lambda: server.started)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(f"{head}content-length: 100\r\n\r\n{{".encode())
+        await until(lambda: bool(app.state.parts.activity.records))
+        grace.begin()
+        async with asyncio.timeout(5):
+            answer = await reader.readuntil(b"server_shutdown")
+        server.should_exit = True
+        writer.close()
+        await task
+    assert answer.startswith(b"HTTP/1.1 503")
+
+
 WORDS = [Started(), *map(TextDelta, "abcdef"), DONE]
 
 

@@ -50,6 +50,17 @@ def test_png_without_image_data_is_none():
     assert read_header(png(3, 5).replace(b"IDAT", b"tEXt")) is None
 
 
+def test_gif_has_the_size_of_a_frame_that_exceeds_its_screen():
+    whole = gif(300, 500)
+    assert read_header(whole[:6] + b"\3\0\5\0" + whole[10:]) == Header("image/gif", 300, 500)
+
+
+def test_png_with_a_second_size_is_none():
+    head = slice(8, 33)
+    other = png(60_000, 60_000)[head]
+    assert read_header(png(3, 5)[:33] + other + png(3, 5)[33:]) is None
+
+
 TOO_MANY = 100_000
 
 

@@ -66,6 +66,8 @@ async def test_wrapped_base64_reaches_the_backend_in_one_line():
     [
         (data_url(png(65_500, 65_500)), "pixels"),
         (data_url(png(1, 1)), "side"),
+        (data_url(png(401, 2)), "200 times as long"),
+        (data_url(png(2, 401)), "200 times as long"),
         (data_url(png(2, 2, moves=True)), "several frames"),
         (data_url(gif(2, 2, frames=2)), "several frames"),
         (data_url(png(2, 2)[:20]), "not a complete PNG"),

@@ -122,6 +122,17 @@ async def test_short_name_of_both_halves_of_a_pair_is_not_ambiguous():
         assert deployments(await router.find("tiny")) == ["mlx/org/tiny", "ollama/tiny:latest"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["library/a", "library/a:latest", "registry.ollama.ai/library/a", "ollama/library/a:latest"],
+)
+async def test_the_registry_and_owner_that_ollama_adds_may_be_written(name: str):
+    async with routing([], [Model(name="a:latest"), Model(name="org/a:latest")]) as (router, _, _):
+        assert deployments(await router.find(name)) == ["ollama/a:latest"]
+        own = await router.find("registry.ollama.ai/org/a")
+        assert deployments(own) == ["ollama/org/a:latest"]
+
+
 async def test_ambiguous_short_name_error_names_both():
     async with routing([Model(name="org/tiny")], [Model(name="tiny:latest")]) as (router, _, _):
         with pytest.raises(ModelNotFoundError, match="'mlx/org/tiny', 'ollama/tiny:latest'"):

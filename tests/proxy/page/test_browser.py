@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from fakes.bench_results import bench_result
 from fakes.browser import fetch_axe, opened_page, violations
@@ -217,6 +218,16 @@ async def test_models_are_listed_with_their_state():
         await expect(page.locator("tbody tr")).to_have_count(1)
 
 
+async def test_models_show_the_context_that_one_was_loaded_with():
+    model = Model(name="m", loaded=False, context_length=8192)
+    backend = ScriptedBackend(models=[model])
+    async with served(backend) as port, opened_page(port, "models") as (page, _):
+        row = page.locator("tbody tr").first
+        await expect(row).to_contain_text("8,192")
+        backend.models = [msgspec.structs.replace(model, loaded=True, loaded_context=4096)]
+        await expect(row).to_contain_text("4,096")
+
+
 @pytest.mark.parametrize("name", ["org/m", "a?b#c", "50% &amp; ü"])
 async def test_model_of_any_name_is_loaded(name: str):
     backend = ScriptedBackend(models=[Model(name=name, loaded=False)])
@@ -304,6 +315,20 @@ async def test_playground_shows_a_growing_answer_and_stops_it():
         await expect(page.locator("section")).to_contain_text("Stopped.")
 
 
+async def test_playground_sends_nothing_more_while_it_waits():
+    backend = Writing()
+    async with served(backend) as port, opened_page(port, "playground") as (page, _):
+        message = page.get_by_label("Message")
+        await message.fill("Hello")
+        await message.press("Control+Enter")
+        await expect(page.get_by_role("button", name="Stop")).to_be_enabled()
+        await message.press("Control+Enter")
+        await until(lambda: backend.running == 1)
+        await expect(page.locator(".said.user")).to_have_count(1)
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
 async def test_playground_keeps_a_message_that_failed():
     failing = ScriptedBackend([Started(), GenerationError("Out of paper.")], kind="mlx")
     async with served(failing) as port, opened_page(port, "playground") as (page, _):
@@ -358,6 +383,13 @@ async def test_log_is_shown_and_filtered():
             await expect(page.get_by_text("One thing.")).to_be_visible()
             await page.get_by_role("searchbox").fill("another")
             await expect(page.get_by_text("One thing.")).to_be_hidden()
+
+
+async def test_settings_have_the_key_as_it_is():
+    async with served(ScriptedBackend()) as port, opened_page(port, "connect") as (page, _):
+        await page.get_by_label("Key, if the server has keys").fill("a$&b$$c")
+        settings = page.get_by_role("region", name="Claude Code")
+        await expect(settings).to_contain_text('"ANTHROPIC_AUTH_TOKEN": "a$&b$$c"')
 
 
 async def test_settings_have_the_address_and_the_model():
@@ -497,7 +529,7 @@ async def test_a_key_without_the_role_sees_why_and_may_chat():
         await visit(page, "Models")
         for action in ("Load", "Pin"):
             await page.get_by_role("button", name=f"{action} m on", exact=False).first.click()
-            await expect(page.get_by_role("alert")).to_contain_text(refused)
+            await expect(page.get_by_role("alert").first).to_contain_text(refused)
         await visit(page, "Connect")
         await expect(page.get_by_role("region", name="curl")).to_contain_text('"model": "m"')
         await visit(page, "Playground")
@@ -521,5 +553,5 @@ async def test_a_key_of_an_administrator_loads_pins_and_unloads():
         await expect(unload).to_be_enabled()
         await unload.click()
         await expect(row).to_contain_text("not loaded")
-        await expect(page.get_by_role("alert")).to_have_text("")
+        await expect(page.get_by_role("alert").first).to_have_text("")
     assert problems == []

@@ -1,6 +1,7 @@
 """The store of answers: lists, limits, callers, conversations, and files that fail."""
 
 import json
+import shutil
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
@@ -279,6 +280,53 @@ async def test_damaged_file_is_set_aside(
         assert await keys(store) == ["new"]
     assert "is damaged" in caplog.text
     assert (tmp_path / "stored" / "answers.damaged.sqlite").exists()
+
+
+@pytest.mark.parametrize("gone", ["folder", "files", "replaced"])
+async def test_deleted_answers_are_gone_and_new_ones_kept(tmp_path: Path, gone: str):
+    """An open file outlives its name, and what is written to it then is lost with the process."""
+    folder = tmp_path / "stored"
+    async with stored(tmp_path) as store, stored(tmp_path) as other:
+        await store.keep(answer("old"))
+        assert await keys(other) == ["old"]
+        shutil.rmtree(folder)
+        if gone == "files":
+            folder.mkdir()
+        elif gone == "replaced":
+            await other.keep(answer("of the other"))
+        expected = ["of the other", "new"] if gone == "replaced" else ["new"]
+        await store.keep(answer("new"))
+        assert await keys(store) == await keys(other) == expected
+    async with stored(tmp_path) as store:
+        assert await keys(store) == expected
+
+
+async def test_end_that_cannot_be_written_is_found_and_written_later(tmp_path: Path):
+    """A client that polls a background response would wait for ever."""
+    folder, aside = tmp_path / "stored", tmp_path / "aside"
+    async with stored(tmp_path) as store:
+        await store.keep(response("a", status="in_progress"))
+        folder.rename(aside)
+        folder.write_text("no folder")
+        with pytest.raises(StorageError):
+            await store.keep(response("a", status="completed"))
+        assert (await store.get("response", "a", "me")).status == "completed"
+        folder.unlink()
+        aside.rename(folder)
+        assert (await store.get("response", "a", "me")).status == "completed"
+    async with stored(tmp_path) as store:
+        assert (await store.get("response", "a", "me")).status == "completed"
+
+
+async def test_end_that_is_too_large_is_found_until_it_is_deleted(tmp_path: Path):
+    async with stored(tmp_path, max_bytes=500) as store:
+        await store.keep(response("a", status="queued"))
+        with pytest.raises(StorageError, match="max_bytes"):
+            await store.keep(response("a", status="completed", input=b"x" * 500))
+        assert (await store.get("response", "a", "me")).status == "completed"
+        await store.delete("response", "a", "me")
+        with pytest.raises(NotStoredError):
+            await store.get("response", "a", "me")
 
 
 async def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path):

@@ -32,7 +32,7 @@ Number = Annotated[int, Meta(ge=0)]
 class OllamaGenerateRequest(OllamaFields, kw_only=True):
     """The body of Ollama's `/api/generate`."""
 
-    prompt: str = ""
+    prompt: str | None = None
     """Without text or images the model is loaded, or unloaded with a `keep_alive` of 0."""
     suffix: str | None = None
     """Text after the gap to be filled."""
@@ -66,7 +66,7 @@ def to_generation_request(body: OllamaGenerateRequest) -> GenerationRequest:
     _refuse_impossible(body)
     check_logprobs(body)
     settled = settle(generation_fields(body))
-    prompt = body.prompt if body.is_text else to_messages(body)
+    prompt = body.prompt or "" if body.is_text else to_messages(body)
     return replace(
         to_request(settled, prompt, to_num_predict(settled)),
         suffix=body.suffix or None,

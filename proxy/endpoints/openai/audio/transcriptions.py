@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
 from adapters.audio import Task, TranscriptEvent, TranscriptionRequest
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -77,13 +77,12 @@ def to_form(form: Form) -> TranscriptionForm:
     return convert_texts(raw, TranscriptionForm)
 
 
-def to_request(
-    body: TranscriptionForm, model: str, samples: bytes, task: Task
-) -> TranscriptionRequest:
+def to_request(body: TranscriptionForm, model: str, task: Task) -> TranscriptionRequest:
+    """Translate a form; the audio is decoded later."""
     words = body.response_format == "verbose_json" and "word" in body.timestamp_granularities
     return TranscriptionRequest(
         model=model,
-        samples=samples,
+        samples=b"",
         task=task,
         language=to_code(body.language) if body.language else None,
         prompt=body.prompt,
@@ -123,11 +122,11 @@ def check(body: TranscriptionForm) -> None:
 
 
 def render(
-    body: TranscriptionForm, request: TranscriptionRequest, transcript: Transcript
+    body: TranscriptionForm, task: Task, transcript: Transcript, heard_seconds: float
 ) -> ASGIResponse:
     """Render a complete transcript in the format of the request."""
-    segments, seconds = transcript.segments, round(request.seconds, 2)
-    is_transcription = request.task == "transcribe"
+    segments, seconds = transcript.segments, round(heard_seconds, 2)
+    is_transcription = task == "transcribe"
     usage = DurationUsage(seconds) if is_transcription else None
     match body.response_format:
         case "text":
@@ -141,7 +140,7 @@ def render(
             words = [word for segment in segments for word in segment.words]
             return JSONResponse(
                 VerboseTranscription(
-                    task=request.task,
+                    task=task,
                     language=to_name(transcript.language) if is_transcription else "english",
                     duration=seconds,
                     text=transcript.text,
@@ -166,9 +165,9 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
         BackendError: as `Router.transcribe`; `param` is the form's field.
     """
     request.record.operation = "transcription"
-    audio = request.config.server.audio
-    form = await receive_form(
-        request.receive, request.fields, request.config.server, audio.max_bytes, _FILES
+    server = request.config.server
+    form = await request.arrival(
+        receive_form(request.receive, request.fields, server, server.audio.max_bytes, _FILES)
     )
     body = to_form(form)
     _note_unknown(request, form, task)
@@ -177,18 +176,17 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
     require_codecs("file")
     file = _file(form)
     await request.router.find_transcriber(model)  # Before the work of decoding.
-    samples = await request.finish(decode_beside(file.data, audio))
-    routed = to_request(body, model, samples, task)
+    routed = to_request(body, model, task)
     request.check_keep_alive(routed.keep_alive)
-    write = partial(_transcribe, request, routed)
+    write = partial(_transcribe, request, routed, file.data)
     if body.stream:
         request.record.streamed = True
         return await request.begin_stream(
             write, partial(TranscriptRenderer, with_logprobs=routed.logprobs)
         )
     transcript = Transcript()
-    await request.finish(write(transcript))
-    return render(body, routed, transcript)
+    seconds = await request.finish(write(transcript))
+    return render(body, task, transcript, seconds)
 
 
 def _file(form: Form) -> UploadedFile:
@@ -214,10 +212,17 @@ def _note_unknown(request: ServerRequest, form: Form, task: Task) -> None:
 
 
 async def _transcribe(
-    request: ServerRequest, routed: TranscriptionRequest, sink: EventSink[TranscriptEvent]
-) -> None:
+    request: ServerRequest,
+    routed: TranscriptionRequest,
+    file: bytes,
+    sink: EventSink[TranscriptEvent],
+) -> float:
+    """Decode and transcribe a file, both as one answer; returns the seconds of its audio."""
     with request.grant.limits.answer_in_progress():
+        samples = await decode_beside(file, request.config.server.audio)
+        routed = replace(routed, samples=samples)
         await request.router.transcribe(routed, sink, request.record)
+    return routed.seconds
 
 
 def _operation(summary: str) -> Operation:

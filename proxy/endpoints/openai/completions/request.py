@@ -96,7 +96,7 @@ def to_param(feature: str | None, body: CompletionRequest) -> str | None:
     """A field of the contract -> the name of the field that the client sent."""
     names = {
         "tokens": "prompt",
-        "prompt": "prompt",
+        "messages": "prompt",
         "top_logprobs": "logprobs",
         "echo_logprobs": "echo",
         "empty_answer": "max_tokens",

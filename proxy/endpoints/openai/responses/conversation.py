@@ -47,7 +47,7 @@ class Conversation:
             case wire.CustomToolCallItem(input=text):
                 self._call(item.call_id, self._flat_name(item), to_arguments(text))
             case wire.FunctionCallOutputItem() | wire.CustomToolCallOutputItem():
-                self._result(item.call_id, item.output, path)
+                self._result(item.call_id, item.output, f"{path}.output")
             case wire.CompactionItem():
                 self.say("user", self._encryption.open_summary(item.encrypted_content, path))
             case wire.AdditionalToolsItem() | wire.CompactionTrigger():
@@ -75,34 +75,32 @@ class Conversation:
         if item.role != "assistant":
             role = "user" if item.role == "user" else "system"
             self._end_turn()
-            content = self._content(item.content, path)
+            content = self._content(item.content, f"{path}.content")
             self.messages.append(contract.Message(role=role, content=content))
             return
         turn = self._turn_for("text")
-        turn.content = self._content(item.content, path)
+        turn.content = self._content(item.content, f"{path}.content")
 
     def _content(self, content: str | list[Part], path: str) -> tuple[contract.ContentPart, ...]:
         if isinstance(content, str):
             return (contract.TextPart(content),)
-        return tuple([self._part(part, at, path) for at, part in enumerate(content)])
+        return tuple([self._part(part, at, f"{path}[{at}]") for at, part in enumerate(content)])
 
     def _part(self, part: Part, at: int, path: str) -> contract.ContentPart:
-        path = f"{path}[{at}]" if path.endswith(".output") else f"{path}.content[{at}]"
+        """Translate the part number `at` of the next message; `path` is its place in the input."""
         match part:
             case wire.InputImage(image_url=str(url)):
                 self.images[image_at(len(self.messages), at)] = path
                 return contract.ImagePart(url)
-            case wire.InputImage() if part.file_id:
-                raise _unsupported(f"{path}.file_id")
+            case wire.InputImage(file_id=str()):
+                raise _unsupported(f"{path}.file_id", "there are no files here; send the image")
             case wire.InputImage():
-                missing = f"{path}.image_url"
-                raise InvalidRequestError(
-                    f"Missing required parameter: '{missing}'.", param=missing
-                )
+                param = f"{path}.image_url"
+                raise InvalidRequestError(f"Missing required parameter: '{param}'.", param=param)
             case wire.InputFile():
                 return _file(part, path)
             case wire.InputAudio():
-                raise _unsupported(path)
+                raise _unsupported(path, "models here read text and images")
             case wire.Refusal(refusal=text):
                 return contract.TextPart(text)
             case _:
@@ -124,9 +122,11 @@ class Conversation:
     def _call(self, call_id: str, name: str, arguments: str) -> None:
         self._turn_for("calls").calls.append(contract.ToolCall(call_id, name, arguments))
 
-    def _result(self, call_id: str, output: str | list[Part], path: str) -> None:
+    def _result(self, call_id: str, output: str | list[Part] | Part, path: str) -> None:
+        """Add a result; `path` is the place of `output`."""
         self._end_turn()
-        content = self._content(output, f"{path}.output")
+        is_one = not isinstance(output, str | list)
+        content = (self._part(output, 0, path),) if is_one else self._content(output, path)
         message = contract.Message(role="tool", content=content, tool_call_id=call_id)
         self.messages.append(message)
 
@@ -136,7 +136,8 @@ class Conversation:
         if arguments is not None:
             self._call(call_id, name, arguments)
         if output is not None:
-            self._result(call_id, output, path)
+            field = "result" if isinstance(item, wire.ImageGenerationCallItem) else "output"
+            self._result(call_id, output, f"{path}.{field}")
 
     def _append(self, message: contract.Message) -> None:
         self._end_turn()
@@ -182,7 +183,7 @@ class _Turn:
         )
 
 
-def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | list[Part] | None]:
+def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | Part | None]:
     """Return the id, the name, the arguments and the result of a call; `None` what it lacks."""
     match item:
         case wire.LocalShellCallItem():
@@ -210,16 +211,15 @@ def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | list[Pa
             name = f"{item.server_label}__{item.name}"
             return item.id or "", name, item.arguments, output
         case wire.ImageGenerationCallItem():
-            image: list[Part] = []
-            if item.result:
-                image.append(wire.InputImage(image_url=f"data:image/png;base64,{item.result}"))
+            url = f"data:image/png;base64,{item.result}"
+            image = wire.InputImage(image_url=url) if item.result else ""
             return item.id or "", "image_generation", "{}", image
         case wire.ComputerCallItem():
             actions = item.actions or [item.action or {}]
             return item.call_id, "computer", _json({"actions": actions}), None
         case wire.ComputerCallOutputItem(output=shot):
             seen = wire.InputImage(image_url=shot.image_url or None, file_id=shot.file_id)
-            return item.call_id, "computer", None, [seen]
+            return item.call_id, "computer", None, seen
         case wire.ToolSearchCallItem():
             return item.call_id or "", "tool_search", _json({"query": item.arguments}), None
         case wire.ToolSearchOutputItem():
@@ -241,5 +241,5 @@ def _json(value: JSON | list[JSON] | str) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _unsupported(param: str) -> UnsupportedParameterError:
-    return UnsupportedParameterError(f"'{param}' is not supported.", param=param)
+def _unsupported(param: str, advice: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(f"'{param}' is not supported: {advice}.", param=param)

@@ -54,6 +54,7 @@ _HINTS: dict[str, Callable[[Any], bool]] = {
 """Field -> a predicate: true for a hint that has no effect here. The answer is right without it."""
 _PARAMS = {
     "prompt": "input",
+    "messages": "input",
     "images": "input",
     "logprobs": "top_logprobs",
     "top_logprobs": "top_logprobs",

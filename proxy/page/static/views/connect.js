@@ -16,14 +16,16 @@ export function connect(main, signal) {
     problem,
     list,
   );
+  let asked = 0;
   const show = async () => {
+    const place = (asked += 1); // Only the latest answer is shown, whichever comes last.
     setText(problem, "");
     try {
       const query = new URLSearchParams({ url: origin, keyed: key.value !== "", ...(model.value && { model: model.value }) });
       const settings = await getJSON(`/api/connect?${query}`, signal);
-      list.replaceChildren(...settings.clients.flatMap((each) => sectionOf(each, (text) => text.replaceAll(settings.key, key.value))));
+      if (place === asked) list.replaceChildren(...settings.clients.flatMap((each) => sectionOf(each, (text) => text.replaceAll(settings.key, () => key.value))));
     } catch (error) {
-      if (!signal.aborted) setText(problem, error.message);
+      if (!signal.aborted && place === asked) setText(problem, error.message);
     }
   };
   model.addEventListener("change", show);

@@ -90,7 +90,8 @@ function stateOf(each) {
 }
 
 function row(model, act) {
-  const cells = ["State", "Memory"].map((title) => h("td", { class: title === "Memory" ? "number" : "" }));
+  const state = h("td", {});
+  const [memory, context] = ["Memory", "Context"].map(() => h("td", { class: "number" }));
   const path = `/api/models/${encodeURIComponent(model.model_id)}`;
   const there = { headers: { "x-tandem-backend": model.backend } };
   const button = (title, action) => h("button", { type: "button", "aria-label": `${title} ${model.name} on ${model.backend}`, onclick: () => act(action) }, title);
@@ -102,21 +103,23 @@ function row(model, act) {
     {},
     h("th", { scope: "row" }, model.model_id, model.name === model.model_id ? null : h("div", { class: "dim" }, model.name)),
     h("td", {}, h("span", { class: `badge ${model.backend}` }, model.backend)),
-    cells,
+    state,
+    memory,
     h("td", { class: "number" }, bytes(model.size_bytes)),
     h("td", {}, model.quantization ?? "–"),
-    h("td", { class: "number" }, count(model.loaded_context ?? model.context_length)),
+    context,
     h("td", {}, model.capabilities.join(", ") || "–"),
     h("td", {}, h("div", { class: "actions" }, load, unload, pin)),
   );
   const update = (each) => {
-    setText(cells[0], stateOf(each));
-    const { memory } = each;
-    setText(cells[1], memory ? bytes((memory.weights ?? 0) + (memory.context ?? 0) + memory.cache) : "–");
+    const used = each.memory;
+    setText(state, stateOf(each));
+    setText(memory, used ? bytes((used.weights ?? 0) + (used.context ?? 0) + used.cache) : "–");
+    setText(context, count(each.loaded_context ?? each.context_length));
     load.disabled = Boolean(each.loaded || each.loading);
     unload.disabled = !each.loaded && !each.loading;
-    pin.setAttribute("aria-pressed", String(memory?.pinned ?? false));
-    setText(pin, memory?.pinned ? "Unpin" : "Pin");
+    pin.setAttribute("aria-pressed", String(used?.pinned ?? false));
+    setText(pin, used?.pinned ? "Unpin" : "Pin");
   };
   return { element, update };
 }

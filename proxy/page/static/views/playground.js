@@ -35,12 +35,15 @@ export function playground(main, signal) {
   });
   element.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (send.disabled) return; // By keys a form is also submitted while its button is disabled.
+    send.disabled = true;
     setText(problem, "");
     let body;
     try {
       body = await bodyOf(form);
     } catch (error) {
       setText(problem, error.message);
+      send.disabled = false;
       return;
     }
     const targets = targetsOf(form);
@@ -49,7 +52,6 @@ export function playground(main, signal) {
       columns.replaceChildren(...panels.map((panel) => panel.element));
     }
     running = new AbortController();
-    send.disabled = true;
     stop.disabled = false;
     setText(status, "Waiting for the answer…");
     const complete = await Promise.all(panels.map((panel) => panel.ask(body, running.signal)));

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ class BrokenClock:
     def __init__(self) -> None:
         self.offset = 0.0
         self.error: BaseException | None = None
+        self.before_error: Callable[[], object] = bool
         self.raised = threading.Event()
 
     def __call__(self) -> float:
         if threading.current_thread().name == "mlx-engine" and self.error is not None:
             error, self.error = self.error, None
+            self.before_error()
             self.raised.set()
             raise error
         return time.monotonic() + self.offset
@@ -179,3 +182,16 @@ async def test_requests_of_an_engine_that_hangs_in_a_load_are_told(
     disk_responds.set()
     await until(lambda: not backend.is_stalled())
     assert isinstance((await answer(backend, max_tokens=2))[-1], Finished)
+
+
+async def test_command_that_waits_when_the_thread_ends_is_refused(
+    backend: MLXBackend, engine: Engine, clock: BrokenClock
+) -> None:
+    def read() -> Pieces[None]:
+        yield
+
+    waiting: list[Future[None]] = []
+    clock.before_error = lambda: waiting.append(engine.run_beside(read))
+    await fail_idle(backend, engine, clock)
+    with pytest.raises(BackendUnavailableError):
+        await asyncio.wait_for(asyncio.wrap_future(waiting[0]), 10)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -246,10 +246,73 @@ async def test_control_token_is_text_in_a_vocabulary_with_scores() -> None:
     unigram = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0, True))
     unigram.decoder = decoders.ByteFallback()
     unigram.add_special_tokens(["<unk>", "</s>"])
-    wrapper = SimpleNamespace(backend_tokenizer=unigram, get_added_vocab=lambda: {"</s>": 1})
-    compiler = GrammarCompiler(wrapper, frozenset({1}))
-    matcher = await compiled(compiler, request(response_format=JSONSchema({"enum": ["a</s>"]})))
-    assert 1 not in matcher.compute_ff_tokens()
+    assert 1 not in await forced(unigram, "a</s>")
+
+
+async def test_an_added_token_in_angle_brackets_is_text() -> None:
+    tokenizer = with_letters()
+    tokenizer.add_tokens(["<think>"])  # No control token, as Qwen3 has it.
+    assert tokenizer.token_to_id("<think>") not in await forced(tokenizer, "a<think>b")
+
+
+async def test_merges_of_a_control_token_are_left_out() -> None:
+    tokenizer = with_letters("s>", "<s>", merges=[("s", ">"), ("<", "s>")])
+    tokenizer.add_special_tokens(["<s>"])  # As InternLM2 has them.
+    assert tokenizer.token_to_id("<s>") not in await forced(tokenizer, "a<s>b")
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [decoders.Metaspace(), decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])],
+    ids=["T5", "ChatGLM"],
+)
+async def test_spaces_of_a_decoder_are_read(decoder: Any) -> None:
+    pieces = ["<unk>", "</s>", "\u2581", *'ab"']
+    unigram: Any = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 0))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    unigram.decoder = decoder
+    assert unigram.token_to_id("\u2581") in await forced(unigram, "a b")
+
+
+async def test_a_vocabulary_that_cannot_be_read_is_refused_by_name() -> None:
+    tokenizer = with_letters()
+    tokenizer.decoder = decoders.CTC()
+    with pytest.raises(UnsupportedParameterError, match=r"cannot be constrained: .*CTC") as caught:
+        await forced(tokenizer, "a")
+    assert caught.value.param == "response_format"
+
+
+async def test_a_vocabulary_without_an_end_is_refused_where_an_answer_is_constrained() -> None:
+    wrapper = SimpleNamespace(backend_tokenizer=with_letters(), get_added_vocab=dict[str, int])
+    compiler = GrammarCompiler(wrapper, frozenset())
+    with pytest.raises(UnsupportedParameterError, match="no token that ends") as caught:
+        await compiled(compiler, request(response_format=JSONSchema({"enum": ["a"]})))
+    assert caught.value.param == "response_format"
+    free = request(ADD, tool_choice="none")
+    assert (await compiler.compile(free, Style(HERMES))).matcher is None
+
+
+def with_letters(*words: str, merges: list[tuple[str, str]] | None = None) -> Any:
+    """A vocabulary of `</s>`, the bytes and `words`."""
+    tokens = ["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
+    tokenizer: Any = Tokenizer(
+        models.BPE({text: at for at, text in enumerate(tokens)}, merges or [])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+async def forced(tokenizer: Any, text: str) -> list[int]:
+    """The tokens that a schema with `text` as its only value forces."""
+    wrapper = SimpleNamespace(backend_tokenizer=tokenizer, get_added_vocab=dict[str, int])
+    compiler = GrammarCompiler(wrapper, frozenset({tokenizer.token_to_id("</s>")}))
+    matcher = await compiled(compiler, request(response_format=JSONSchema({"enum": [text]})))
+    tokens: list[int] = []
+    while found := matcher.compute_ff_tokens():
+        assert matcher.consume_tokens(found)
+        tokens += found
+    return tokens
 
 
 async def test_answer_is_text_or_calls_when_the_template_has_no_tools(
@@ -350,6 +413,10 @@ BAD = {"type": "object", "properties": {"a": {"not": {}}}}
         (request(response_format=Regex("a" * 70_000)), "guided_regex", "64 KB"),
         (request(response_format=Lark("start: what")), "guided_grammar", "what"),
         (request(response_format=Lark("start: start")), "guided_grammar", "enforced"),
+        *(
+            (request(Tool("f", input_format=form)), "tools[0].input_format", "not a valid grammar")
+            for form in (Regex("("), Lark("what"), Lark("start: what"))
+        ),
         (
             request(ADD, Tool("f", None, BAD, strict=True), tool_choice="required"),
             "tools[1].function.parameters.properties.a.not",

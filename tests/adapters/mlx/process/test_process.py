@@ -77,6 +77,31 @@ async def test_killed_process_is_told_and_another_one_is_started(
     assert not children()
 
 
+async def test_process_that_hangs_is_named_before_the_server_gives_its_report_up(
+    backend: MLXProcessBackend,
+) -> None:
+    await backend.list_models()
+    (child,) = children()
+    os.kill(child, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(0.95):  # The server waits for a second.
+            health = await backend.health()
+    finally:
+        os.kill(child, signal.SIGCONT)
+    assert (health.ok, health.breaker) == (False, "open")
+    assert health.detail == "The MLX engine's process does not respond."
+    assert "restarts" in health.counters
+
+
+async def test_reload_by_a_signal_to_all_processes_ends_none(backend: MLXProcessBackend) -> None:
+    await backend.list_models()
+    (child,) = children()
+    os.kill(child, signal.SIGHUP)
+    await backend.list_models()
+    assert children() == {child}
+    assert (await backend.health()).ok
+
+
 async def test_process_is_started_by_the_first_use_only(backend: MLXProcessBackend) -> None:
     health = await backend.health()
     assert health.ok

@@ -1,5 +1,6 @@
 """Names of control tokens in messages are text; those of the template stay control tokens."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ def test_names_of_people_are_text(tmp_path: Path) -> None:
 def test_control_tokens_of_raw_text_stay_control_tokens(caller: LoadedModel) -> None:
     ids = render(caller, GenerationRequest(model="m", prompt="<|im_start|>user\nHi<|im_end|>")).ids
     assert len(controls(caller, ids)) == 2
+
+
+def test_a_control_token_may_be_made_by_merges(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m")
+    described = json.loads((folder / "tokenizer.json").read_text())
+    model = described["model"]
+    model["vocab"] |= {"s>": 256, "<s>": 257}  # As InternLM2 has them.
+    model["merges"] = [["s", ">"], ["<", "s>"]]
+    described["added_tokens"] = [{**described["added_tokens"][0], "id": 257, "content": "<s>"}]
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    tokenizer: Any = load(folder)
+    control = ControlTokens(tokenizer)
+    ids = control.encode(control.hide("a<s>") + "<s>")
+    assert tokenizer.convert_ids_to_tokens(ids) == ["a", "<", "s>", "<s>"]
 
 
 def test_name_is_split_where_the_tokenizer_cannot_be_copied(tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_end_that_a_tokenizer_appends_is_not_in_a_prompt() -> None:
     assert raw_ids(Tokenizer(bos=5, end=(6, 7)), raw("ab")) == [5, 97, 98]
 
 
+def test_a_vocabulary_may_lack_any_letter() -> None:
+    class Lacking(Tokenizer):
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return super().encode(text.replace("a", ""), add_special_tokens=add_special_tokens)
+
+    assert raw_ids(Lacking(bos=5, end=(6,)), raw("bab")) == [5, 98, 98]
+    assert raw_ids(Lacking(bos=5), raw("a")) == [5]
+
+
 def test_infill_format_is_found_by_its_markers() -> None:
     assert [find_infill(set(infill.markers)) for infill in KNOWN] == list(KNOWN)
     assert find_infill({"<fim_prefix>", "<fim_suffix>"}) is None

@@ -15,7 +15,7 @@ from adapters.config import OllamaConfig
 from adapters.errors import ContextLengthError, InsufficientMemoryError
 from adapters.events import Event, Started
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, Message, TextPart
+from adapters.request import GenerationRequest, Message, Sampling, TextPart
 from adapters.upstream.limits import Limits
 
 LAST = {"message": {"content": "A"}, "done": True, "done_reason": "stop", "prompt_eval_count": 9}
@@ -145,6 +145,16 @@ async def test_own_num_ctx_is_sent_as_it_is(
     loads(ollama, 4096)
     assert (await events_of(backend, chat(**fields)))[0] == Started(1000, prompt_tokens=26)
     assert sizes(ollama) == [1000]
+
+
+@pytest.mark.parametrize(("last", "sent"), [(-1, 4096), (0, 0), (64, 64)])
+async def test_penalties_over_the_whole_context_are_sent_as_its_size(
+    ollama: StandIn, backend: OllamaBackend, last: int, sent: int
+):
+    await events_of(backend, chat(sampling=Sampling(repeat_last_n=last)))
+    (body,) = ollama.bodies("/api/chat")
+    assert body["options"]["repeat_last_n"] == sent
+    assert body["options"]["num_ctx"] == 4096
 
 
 async def test_own_num_ctx_beyond_the_models_is_the_models(ollama: StandIn, backend: OllamaBackend):

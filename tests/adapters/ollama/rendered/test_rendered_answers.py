@@ -427,6 +427,17 @@ async def test_final_message_is_continued(standin: StandIn, backend: OllamaBacke
     assert "format" not in sent
 
 
+async def test_final_message_that_is_the_only_one_is_continued(
+    standin: StandIn, backend: OllamaBackend
+):
+    says_raw(standin, (" Paris.", {}))
+    begun = Message(role="assistant", content=(TextPart("It is"),))
+    events = await events_of(backend, chat(prompt=(begun,), continue_final_message=True))
+    assert text_of(events) == " Paris."
+    (sent,) = standin.bodies("/api/generate")
+    assert sent["prompt"] == "<user><assistant>It is"
+
+
 async def test_text_that_an_answer_continues_is_counted(standin: StandIn, backend: OllamaBackend):
     shows(standin, "thinking")
     loaded = {"name": "m:latest", "model": "m:latest", "digest": "d", "context_length": 4096}

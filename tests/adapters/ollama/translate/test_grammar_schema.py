@@ -39,6 +39,7 @@ def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
         ({"allOf": [{"type": "string"}, {"type": "null"}]}, "allOf"),
         ({"type": "string", "neverHeardOf": 1}, "neverHeardOf"),
         ({"if": {}, "then": {}}, "if"),
+        ({"properties": {"a": False, "b": {}}, "required": ["a"]}, "required"),
     ],
 )
 @pytest.mark.parametrize("deeper", [False, True])
@@ -294,6 +295,8 @@ def test_strict_schema_without_a_value_is_the_callers_mistake(schema: dict[str, 
         ({"type": "string", "format": "email"}, False),
         ({"properties": {"a": {}}, "required": ["a"], "minProperties": 1}, False),
         ({"properties": {"a": {}}, "additionalProperties": False, "maxProperties": 1}, False),
+        ({"properties": {"a": False, "b": {}}, "additionalProperties": False}, False),
+        ({"properties": {"a": False, "b": {}}, "additionalProperties": True}, True),
     ],
 )
 @pytest.mark.parametrize("strict", [False, True])

@@ -14,6 +14,7 @@ from adapters.request import (
     JSONObject,
     JSONSchema,
     Message,
+    Regex,
     Sampling,
     TextPart,
     Tool,
@@ -394,3 +395,7 @@ def test_conflicting_fields_are_refused_without_building_a_body(fields: dict[str
 )
 def test_fields_that_do_not_conflict_are_not_refused(fields: dict[str, Any]):
     refuse_unenforced(GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields)))
+
+
+def test_expression_that_is_refused_is_named_as_the_feature_and_not_as_a_schema():
+    assert refused(response_format=Regex("(")).param == "guided_regex"

@@ -186,10 +186,37 @@ def test_logprobs_stand_beside_their_text():
     ]
 
 
-def test_logprobs_of_a_held_back_token_are_not_lost():
-    token = {"token": "�", "logprob": -0.5, "bytes": [240]}
-    events = events_of({"message": {"content": ""}, "logprobs": [token]})
-    assert events == [TextDelta("", (TokenLogprob(token="�", logprob=-0.5, bytes=(240,)),))]
+def piece(tokens: list[str], text: str = "", thinking: str = "") -> dict[str, Any]:
+    """A line of Ollama with reported tokens; each is one character of Latin-1, which is a byte."""
+    reported = [
+        {"token": "�", "logprob": 0.0, "bytes": list(each.encode("latin-1"))} for each in tokens
+    ]
+    return {"message": {"content": text, "thinking": thinking}, "logprobs": reported}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([piece(["\xc3"]), piece(["\xa4"], "ä")], [("ä", ["\xc3", "\xa4"])]),
+        ([piece(["\xc3"]), DONE], [("", ["\xc3"])]),
+        ([piece(["<"]), piece(["b"], "<b")], [("<b", ["<", "b"])]),
+        ([piece(["\n"]), piece(["I"], thinking="\nI"), DONE], []),
+        (
+            [piece(["I"], thinking="I"), piece(["</think>"]), piece(["\n"]), piece(["A"], "A")],
+            [("A", ["A"])],
+        ),
+        ([piece(["{"]), piece(["}"]), call("f", {}), DONE], []),
+    ],
+    ids=["character", "cut", "no marker", "thought", "end of a thought", "call"],
+)
+def test_tokens_without_text_are_reported_with_the_text_that_they_become(
+    lines: list[dict[str, Any]], expected: list[tuple[str, list[str]]]
+):
+    texts = [event for event in events_of(*lines) if isinstance(event, TextDelta)]
+    assert [
+        (text.text, [bytes(token.bytes or ()).decode("latin-1") for token in text.logprobs or ()])
+        for text in texts
+    ] == expected
 
 
 def test_logprobs_of_thinking_are_left_out():

@@ -405,6 +405,16 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
     assert prompt[6].name == "absent"
 
 
+@pytest.mark.parametrize("prompt", ["Bye", None])
+async def test_prompt_beside_messages_is_an_unknown_field_of_a_chat(prompt: str | None):
+    backend = ScriptedBackend()
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "prompt": prompt}
+    async with http_client(backend) as client:
+        response = await client.post(URL, json=body)
+    assert response.headers["x-tandem-ignored"] == "prompt"
+    assert backend.requests[0].prompt == (Message(role="user", content=(TextPart("Hi"),)),)
+
+
 async def test_developers_message_is_one_of_the_system():
     backend = ScriptedBackend()
     async with http_client(backend) as client:

@@ -113,7 +113,10 @@ async def test_logprobs_stand_beside_their_text():
     assert answer["done_reason"] == "length"
 
 
-@pytest.mark.parametrize(("fields", "reason"), [({}, "load"), ({"keep_alive": 0}, "unload")])
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({}, "load"), ({"keep_alive": 0}, "unload"), ({"prompt": None}, "load")],
+)
 async def test_without_a_prompt_the_model_is_loaded_or_unloaded(
     fields: dict[str, Any], reason: str
 ):

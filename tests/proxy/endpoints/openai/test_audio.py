@@ -27,6 +27,7 @@ from adapters.audio import (
 )
 from adapters.backend import Model
 from adapters.errors import GenerationError, UnsupportedParameterError
+from proxy.access.config import KeyConfig
 from proxy.audio.encode import Encoder
 from proxy.config import AudioConfig, Config, ModelConfig, ServerConfig
 
@@ -490,3 +491,20 @@ async def test_speech_models_are_listed_as_open_webui_reads_them():
         answer = (await client.get("/v1/audio/models")).json()
     assert answer["data"] == answer["models"]
     assert [model["id"] for model in answer["models"]] == ["speaker"]
+
+
+async def test_upload_beyond_the_concurrent_answers_of_a_key_is_not_decoded():
+    """The refusal came after the work, for each of them: a file of 600 kB can have an hour."""
+    key = KeyConfig(name="guest", key="guest-key-0123456789", concurrent=1)
+    config = Config(server=ServerConfig(keys=(key,)))
+    backend = ScriptedAudio(transcript=(HANG,))
+    headers = {"x-api-key": "guest-key-0123456789"}
+    damaged = ("speech.wav", wav()[:30], "audio/wav")
+    async with http_client(backend, config=config) as client:
+        client.headers.update(headers)
+        data = {"model": "listener"}
+        first = asyncio.create_task(client.post(FORM, files={"file": UPLOAD}, data=data))
+        await asyncio.wait_for(backend.hangs.wait(), 10)
+        refused = await client.post(FORM, files={"file": damaged}, data=data)
+        first.cancel()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")

@@ -12,7 +12,7 @@ from fakes.scripted_backend import (
     openai_client,
 )
 
-from adapters.errors import GenerationError
+from adapters.errors import ContextLengthError, GenerationError
 from adapters.events import Finished, Started, TextDelta, TokenLogprob, Usage
 from adapters.request import Feature, TokenIds
 
@@ -196,3 +196,12 @@ async def test_what_nobody_honours_is_refused_by_name(
         response = await client.post(URL, json=body(**fields))
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("param", ["messages", "prompt"])
+@pytest.mark.parametrize(("path", "model"), [(URL, "model"), ("/api/chat", "model_id")])
+async def test_prompt_that_is_too_long_is_named_as_it_was_sent(path: str, model: str, param: str):
+    backend = ScriptedBackend([ContextLengthError("It is too long.", param=param)])
+    async with http_client(backend) as client:
+        response = await client.post(path, json={model: "m", "prompt": "Once"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")

@@ -333,17 +333,3 @@ async def test_compaction_keeps_the_last_turn_and_is_input_again():
     messages: Any = continued.prompt
     texts = [message.text for message in messages]
     assert texts == ["Summary of the conversation so far:\nHello", "What is my name?"]
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ({}, "Missing required parameter: 'input[0].content[0].image_url'."),
-        ({"image_url": None}, "Missing required parameter: 'input[0].content[0].image_url'."),
-        ({"file_id": "file-1"}, "'input[0].content[0].file_id' is not supported."),
-    ],
-)
-async def test_image_without_a_url_is_refused_with_the_reason(image: dict[str, Any], message: str):
-    part = {"type": "input_image", **image}
-    error = await refused(input=[{"role": "user", "content": [part]}])
-    assert error["message"] == message

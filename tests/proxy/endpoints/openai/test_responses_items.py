@@ -144,6 +144,48 @@ async def test_image_of_a_built_in_tool_is_shown_to_the_model(items: list[Item])
     assert request.prompt[-1].content == (ImagePart(IMAGE),)
 
 
+@pytest.mark.parametrize(
+    ("item", "param", "words"),
+    [
+        (
+            {
+                "type": "computer_call_output",
+                "call_id": "c",
+                "output": {
+                    "type": "computer_screenshot",
+                    "image_url": "data:image/png;base64,AA==",
+                },
+            },
+            "input[1].output",
+            "not a complete PNG",
+        ),
+        (
+            {"type": "image_generation_call", "id": "c", "result": "AA=="},
+            "input[1].result",
+            "not a complete PNG",
+        ),
+        (
+            {"role": "user", "content": [{"type": "input_image"}]},
+            "input[1].content[0].image_url",
+            "Missing required parameter",
+        ),
+        (
+            {"role": "user", "content": [{"type": "input_image", "file_id": "f"}]},
+            "input[1].content[0].file_id",
+            "send the image",
+        ),
+    ],
+)
+async def test_image_that_cannot_be_shown_is_named_where_it_stands(
+    item: Item, param: str, words: str
+):
+    async with http_client(ScriptedBackend()) as client:
+        answer = await client.post(URL, json={"model": "m", "input": [ASK, item]})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert words in error["message"]
+
+
 async def test_tools_that_a_search_has_found_can_be_called():
     found = {"type": "tool_search_output", "call_id": "t", "tools": [FUNCTION]}
     request, _ = await sent(found)

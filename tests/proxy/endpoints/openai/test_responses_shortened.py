@@ -84,7 +84,7 @@ async def test_prompt_that_cannot_become_short_enough_is_an_error(truncation: An
     async with openai_client(Limited(2)) as client:
         with pytest.raises(openai.BadRequestError) as caught:
             await client.responses.create(model="m", input=TURNS, truncation=truncation)  # type: ignore[arg-type]
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
 
 
 # --- compaction ---
