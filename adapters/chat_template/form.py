@@ -63,7 +63,9 @@ def _to_content(message: Message, form: Form) -> str | list[dict[str, str]]:
     if form.image is None:
         # Some templates look at the first part of every message.
         return parts or [{"type": "text", "text": ""}]
-    return "\n".join(part.get("text", form.image) for part in parts)
+    # Empty: the processor finds the places of images without a text.
+    marked = parts if form.image else [part for part in parts if part["type"] == "text"]
+    return "\n".join(part.get("text", form.image) for part in marked)
 
 
 def _to_call(call: ToolCall, form: Form) -> dict[str, Any]:

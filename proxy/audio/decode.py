@@ -9,8 +9,9 @@ import asyncio
 import io
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, groupby
 from typing import Any
 
 from adapters.audio import TRANSCRIPTION_RATE
@@ -31,11 +32,13 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"OggS", "ogg"),
         (rb"\x1aE\xdf\xa3", "matroska"),
         (rb"....ftyp", "mov"),
+        (rb"\x00\x00\x01\xba", "mpeg"),
         (rb"\xff[\xf0\xf1\xf8\xf9]", "aac"),
-        (rb"ID3", "mp3"),
         (rb"\xff[\xe2-\xff]", "mp3"),
     )
 )
+_ID3_HEADER = 10
+"""Bytes of the header of an ID3v2 tag."""
 
 
 _DECODERS = ThreadPoolExecutor(2, "audio")
@@ -69,11 +72,14 @@ def decode(
 
     if not data:
         raise _invalid("The file is empty.")
-    kind = next((name for magic, name in _MAGIC if magic.match(data)), None)
+    audio = _without_tags(data)
+    # Behind a tag, an mp3 may have other bytes before its first frame.
+    usual = "mp3" if len(audio) < len(data) else None
+    kind = next((name for magic, name in _MAGIC if magic.match(audio)), usual)
     if kind is None:
         raise _invalid(f"The file is no audio that can be read. Send {FORMATS}.")
     try:
-        with av.open(io.BytesIO(data), format=kind) as container:
+        with av.open(io.BytesIO(audio), format=kind) as container:
             samples = _read(container, config, is_given_up)
     except (FFmpegError, ValueError, OverflowError) as exc:
         raise _invalid("The audio file is damaged, or empty.") from exc
@@ -82,20 +88,27 @@ def decode(
     return samples
 
 
-def _read(container: Any, config: AudioConfig, is_given_up: Callable[[], bool]) -> bytes:
-    import av
+def _without_tags(data: bytes) -> bytes:
+    """Leave out the ID3v2 tags before the audio, which FFmpeg skips in mp3 alone.
 
+    Source: https://id3.org/id3v2.4.0-structure; a size has four times seven bits.
+    """
+    while data.startswith(b"ID3") and len(data) > _ID3_HEADER:
+        size = sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+        data = data[_ID3_HEADER + size :]
+    return data
+
+
+def _read(container: Any, config: AudioConfig, is_given_up: Callable[[], bool]) -> bytes:
     if not container.streams.audio:
         raise _invalid("The file has no audio.")
     stream = container.streams.audio[0]
     _check_header(container, stream, config)
     stream.thread_type = "NONE"
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=TRANSCRIPTION_RATE)
     limit = int(config.max_seconds * TRANSCRIPTION_RATE) * _FLOAT_BYTES
     samples = bytearray()
-    for frame in _frames(container, stream):
-        for resampled in resampler.resample(frame):
-            samples += bytes(resampled.planes[0])[: resampled.samples * _FLOAT_BYTES]
+    for resampled in _resampled(_frames(container, stream)):
+        samples += bytes(resampled.planes[0])[: resampled.samples * _FLOAT_BYTES]
         if len(samples) > limit:
             raise _too_long(None, config)
         if is_given_up():
@@ -103,8 +116,8 @@ def _read(container: Any, config: AudioConfig, is_given_up: Callable[[], bool]) 
     return bytes(samples)
 
 
-def _frames(container: Any, stream: Any) -> Any:
-    """Yield decoded frames, without the packets that are damaged, and `None` at the end."""
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield decoded frames, without the packets that are damaged."""
     from av.error import InvalidDataError
 
     for packet in container.demux(stream):
@@ -112,15 +125,28 @@ def _frames(container: Any, stream: Any) -> Any:
             yield from packet.decode()
         except InvalidDataError:
             continue
-    yield None
+
+
+def _resampled(frames: Iterable[Any]) -> Iterator[Any]:
+    """Yield mono frames at `TRANSCRIPTION_RATE`. Files that were joined change rate and channels
+    midway, and a resampler takes one form of frame."""
+    import av
+
+    for _, alike in groupby(frames, lambda f: (f.format.name, f.layout.name, f.sample_rate)):
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=TRANSCRIPTION_RATE)
+        for frame in chain(alike, (None,)):
+            yield from resampler.resample(frame)
 
 
 def _check_header(container: Any, stream: Any, config: AudioConfig) -> None:
     """
     Raises:
-        InvalidRequestError: the header says that the audio is too long, or has impossible numbers.
+        InvalidRequestError: the header says that the audio is too long, is of an unknown codec, or
+            has impossible numbers.
     """
     context = stream.codec_context
+    if context is None:
+        raise _invalid("The audio in the file is of a codec that cannot be read.")
     if not 0 < context.channels <= _MAX_CHANNELS or not 0 < context.sample_rate <= _MAX_RATE:
         raise _invalid(
             f"The audio has {context.channels} channels at {context.sample_rate} Hz; at most "

@@ -13,6 +13,7 @@ from litestar.response.base import ASGIResponse
 from litestar.routes import HTTPRoute, WebSocketRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.upstream.trace_context import new_trace, reset_trace, set_trace, to_trace_context
 from proxy.access.keys import Access
@@ -279,7 +280,10 @@ class Dispatch:
         return next((errors for root, errors in roots if path.startswith(root)), usual)
 
     def _find_other(self, path: str) -> RouteInfo:
-        """Return the route of a `path` with parameters, or why there is none."""
+        """Return the route of a `path` with parameters or a slash at its end, or why there is
+        none."""
+        if (route := self._routes.get(path.rstrip("/"))) is not None:
+            return replace(route, handlers={})  # Litestar finds the handler.
         route = self._with_parameter(path)
         if route is not _UNKNOWN or (absence := self._explain_absence(path)) is None:
             return route
@@ -296,8 +300,6 @@ class Dispatch:
         Raises:
             ExplainedHTTPError: 404; `detail` has the URL.
         """
-        if path.rstrip("/") in self._routes:  # Litestar takes a slash at the end.
-            return
         parts = [part for part in path.split("/") if part][-_SEGMENTS:]
         ends = ["/".join(parts[at:]) for at in range(len(parts))]
         for meant in (f"{root}/{end}" for end in ends for root in ("", "/v1", "/api")):

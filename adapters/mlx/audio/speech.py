@@ -13,7 +13,7 @@ from adapters.audio import (
     SpeechRequest,
     SpeechStarted,
 )
-from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.audio.model import AudioModel
 from adapters.mlx.audio.sentences import to_pieces, to_turns
 from adapters.mlx.audio.voices import Speaker
@@ -49,7 +49,8 @@ class SpeechModel(AudioModel):
 
         Raises:
             UnsupportedParameterError: the model takes no instructions.
-            InvalidRequestError: there is nothing to say.
+            InvalidRequestError: there is nothing to say, or nothing that the model has sounds for,
+                such as a dash.
         """
         if request.instructions and "instruct" not in self._takes:
             raise UnsupportedParameterError(
@@ -77,7 +78,9 @@ class SpeechModel(AudioModel):
         async with self.jobs.turn():
             await self.jobs.run(partial(_speak, self._model, pieces, options), receive)
         if not rate:
-            raise GenerationError(f"'{request.model}' has made no sound of this text.")
+            raise InvalidRequestError(
+                f"'{request.model}' has made no sound of this text.", param="input"
+            )
         sink.write(
             SpeechFinished(
                 input_tokens=len(request.text), output_tokens=tokens, seconds=samples / rate / speed

@@ -23,6 +23,8 @@ _RISING = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _MAX_COMPRESSION = 2.4
 _MIN_LOGPROB = -1.0
 _MAX_NO_SPEECH = 0.6
+_MAX_PROMPT = 30_000
+"""Characters of a prompt that are read: its last 223 tokens count, of 128 characters at most."""
 _MAX_TEMPERATURE_OF_PROMPT = 0.5
 """Text of a higher temperature is no prompt for the next window: its errors would spread."""
 _WINDOW = 3000
@@ -68,7 +70,7 @@ def transcribe(
     mel, frames = log_mel(samples, model.dims.n_mels)
     language = request.language or model._detect_language(mel)
     tokenizer = model.get_tokenizer(language=language, task=request.task)
-    prompt = tokenizer.encode(f" {request.prompt.strip()}") if request.prompt else []
+    prompt = _to_prompt(tokenizer, request.prompt) if request.prompt else []
     spoken_until = 0.0
     seek = 0
     while seek < frames:
@@ -84,15 +86,27 @@ def transcribe(
             ahead = window.align(segments, spoken_until, ahead)
         seek = ahead if ahead > seek else seek + size
         for segment in segments:
-            if segment["start"] == segment["end"] or not segment["text"].strip():
+            if not window.has_heard(segment):
                 continue
             spoken_until = segment["end"]
+            prompt += segment["tokens"]
             report(window.to_segment(segment, result, with_logprobs=request.logprobs))
-        prompt += [token for segment in segments for token in segment["tokens"]]
         if result.temperature > _MAX_TEMPERATURE_OF_PROMPT:
             prompt = []
         mx.clear_cache()
     return language
+
+
+def _to_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a user's prompt, in which names of control tokens are text.
+
+    Those of times, which are no control tokens to the tokenizer, are left out.
+    """
+    text = f" {text.strip()}"[-_MAX_PROMPT:]
+    tokens = tokenizer.hf_tokenizer.encode(
+        text, add_special_tokens=False, split_special_tokens=True
+    )
+    return [token for token in tokens if token < tokenizer.timestamp_begin]
 
 
 def _is_silent(result: Any) -> bool:
@@ -170,6 +184,12 @@ class _Window:
         if not self._single_end and ends and ends[-1] > self._at(0):
             return round(ends[-1] * _FRAMES_A_SECOND)
         return seek
+
+    def has_heard(self, segment: dict[str, Any]) -> bool:
+        """False for a segment without words or length, and for one of the silence after the end of
+        the audio, to which a window is filled up."""
+        is_inside = segment["start"] < self._at(self._size)
+        return is_inside and segment["start"] != segment["end"] and bool(segment["text"].strip())
 
     def to_segment(
         self, segment: dict[str, Any], result: Any, *, with_logprobs: bool

@@ -241,7 +241,9 @@ def _with_vision(loaded: LoadedModel, path: Path) -> Pieces[LoadedModel]:
         grammars=GrammarCompiler(loaded.tokenizer, ends),
         vision=vision,
         library=vision.library,
-        control=ControlTokens(loaded.tokenizer, (vision.placeholder,)),
+        control=ControlTokens(
+            loaded.tokenizer, (vision.placeholder,) if vision.placeholder else ()
+        ),
         vision_thread=ThreadPoolExecutor(1, thread_name_prefix="mlx-images"),
         learned=learned,
         start=start if start == (loaded.tokenizer.bos_token_id,) else (),

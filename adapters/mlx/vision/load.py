@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_vlm import utils as mlx_vlm_utils
 from mlx_vlm.generate.common import _chunked_prefill_enabled
+from mlx_vlm.prompt_utils import MODEL_CONFIG, MessageFormat
 from mlx_vlm.utils import (
     get_model_and_args,
     load_image_processor,
@@ -37,6 +38,9 @@ from adapters.request import ImagePart, Message, TextPart, ToolCall
 _KEPT_STATES = frozenset({*OTHER_STATES, "encoder_outputs"})
 """Results of an encoder that later tokens need: the engine's rows keep caches only."""
 
+
+_WITHOUT_TEXT = (MessageFormat.TEXT_ONLY, MessageFormat.PROMPT_ONLY)
+"""Ways in which mlx-vlm writes messages without a word for their images."""
 
 _KINDS = ("token_type_ids", "mm_token_type_ids")
 """Arrays with the kind of each token, text or image: the model masks by them up to its last key."""
@@ -122,8 +126,8 @@ class MLXVLMVision:
         self._model = model
         self._tape = LayerTape(model.inner)
         self._preprocessor = Preprocessor(processor, _image_token(model.inner.config, processor))
-        self.placeholder = str(getattr(processor, "image_token", None) or "<image>")
-        """Text in place of an image, for templates without parts."""
+        self.placeholder = _placeholder(model.inner.config, processor)
+        """Text in place of an image, for templates without parts; empty if there is none."""
         self.end_tokens = _end_tokens(model.inner.config, processor)
         """Tokens that end an answer of mlx-vlm, beside those of the tokenizer."""
 
@@ -201,6 +205,14 @@ def _padded(kinds: mx.array, length: int) -> mx.array:
 
 def _to_array(value: Any) -> Any:
     return mx.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _placeholder(config: Any, processor: Any) -> str:
+    """Return the text for an image: none for models such as Molmo, which read images before any
+    text. Source: `MODEL_CONFIG` of mlx-vlm."""
+    if MODEL_CONFIG.get(config.model_type) in _WITHOUT_TEXT:
+        return ""
+    return str(getattr(processor, "image_token", None) or "<image>")
 
 
 def _end_tokens(config: Any, processor: Any) -> frozenset[int]:

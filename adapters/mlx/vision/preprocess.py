@@ -41,7 +41,10 @@ class Preprocessor:
             outputs = dict(self._process(text, pictures, encode))
         except Exception as error:
             raise _refused(error) from error
-        ids = [int(token) for token in np.asarray(outputs["input_ids"]).reshape(-1)]
+        rows = np.atleast_2d(np.asarray(outputs["input_ids"]))
+        if len(rows) > 1:  # A prompt for each image, as Molmo's.
+            raise _refused(ValueError("the model reads one image at a time"))
+        ids = [int(token) for token in rows[0]]
         inputs = {name: _to_numpy(value) for name, value in outputs.items() if name not in _TOKENS}
         if "images" in inputs:
             inputs["pixel_values"] = inputs.pop("images")
@@ -97,7 +100,10 @@ class _Tokenizer:
         encoded = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
         if options.get("return_token_type_ids"):
             encoded["token_type_ids"] = [[0] * len(row) for row in rows]
-        return BatchEncoding(encoded, tensor_type=options.get("return_tensors"))
+        kind = options.get("return_tensors")
+        if isinstance(text, str) and kind is None:  # A row, as from the tokenizer itself.
+            encoded = {name: rows[0] for name, rows in encoded.items()}
+        return BatchEncoding(encoded, tensor_type=kind)
 
     def encode(self, text: str, **_options: Any) -> list[int]:
         return self._encode(text)

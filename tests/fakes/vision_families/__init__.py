@@ -36,10 +36,10 @@ UNTESTED: dict[str, str] = {
             "known",
             "gemma3n",
         ),
-        ("has an encoder of one size, which takes minutes on a CPU", "fastvlm phi3_v"),
+        ("has an encoder of one size, which takes minutes on a CPU", "phi3_v"),
         (
             "has a processor with its tokens or sizes in the code",
-            "deepseek_vl_v2 deepseekocr deepseekocr_2 hunyuan_vl molmo unlimited_ocr",
+            "deepseek_vl_v2 deepseekocr deepseekocr_2 unlimited_ocr",
         ),
         (
             "has no small configuration here yet",

@@ -69,9 +69,11 @@ class Family:
         processor: Mapping[str, Any] | None = None,
         preprocessor: Mapping[str, Any] | None = None,
         fixed: Mapping[str, int] | None = None,
+        template: str | None = None,
     ) -> None:
-        """`image`: what the template writes for an image."""
-        template = QWEN_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
+        """`image`: what the template writes for an image; `template`: another than ChatML's."""
+        marks = "<|vision_start|><|image_pad|><|vision_end|>"
+        template = template or QWEN_TEMPLATE.replace(marks, image)
         self.plan = Plan(
             (*CHATML, *tokens),
             template,

@@ -1,4 +1,4 @@
-"""Tiny forms of Kimi, LFM2, Phi 4 and Molmo 2."""
+"""Tiny forms of Kimi, LFM2, Phi 4, Molmo, Molmo 2, FastVLM and Hunyuan."""
 
 from collections.abc import Callable
 from typing import Any
@@ -115,6 +115,79 @@ def _molmo2(ids: Ids) -> dict[str, Any]:
     }
 
 
+def _molmo(ids: Ids) -> dict[str, Any]:
+    words = max(ids.values()) + 1
+    return {
+        "model_type": "molmo",
+        "text_config": {
+            "model_type": "molmo",
+            "d_model": 32,
+            "n_heads": 4,
+            "n_kv_heads": 2,
+            "n_layers": 2,
+            "mlp_hidden_size": 64,
+            "vocab_size": words,
+            "embedding_size": words,
+            "additional_vocab_size": 8,
+            "max_position_embeddings": 2048,
+        },
+        "vision_config": {
+            "model_type": "molmo",
+            "hidden_size": 64,
+            "image_emb_dim": 32,
+            "image_num_heads": 4,
+            "image_num_key_value_heads": 4,
+            "image_num_layers": 3,
+            "image_head_dim": 8,
+            "image_mlp_dim": 64,
+            "d_model": 32,
+            "vit_layers": [-1, -2],
+        },
+    }
+
+
+_TEXTS_ONLY = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content if message.content is string else message.content "
+    "| selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\n') }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Molmo's has no place for images: the processor puts them before the prompt."""
+
+
+def _fastvlm(ids: Ids) -> dict[str, Any]:
+    """The widths of its encoder are in the code; here its pictures are small."""
+    return {
+        "model_type": "fastvlm",
+        "image_token_index": -200,
+        "text_config": text(ids, "qwen2", tie_word_embeddings=True),
+        "vision_config": {"image_size": 128, "patch_size": 64},
+    }
+
+
+def _hunyuan_vl(ids: Ids) -> dict[str, Any]:
+    rope = {"alpha": 1000.0, "factor": 1.0, "type": "xdrope", "xdrope_section": [2, 2, 2, 2]}
+    own = {
+        "org_vocab_size": max(ids.values()) + 1,
+        "head_dim": 16,
+        "attention_head_dim": 16,
+        "rope_scaling": rope | {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0},
+        "tie_word_embeddings": True,
+    }
+    return {
+        "model_type": "hunyuan_vl",
+        "text_config": text(ids, "hunyuan_vl", **own),
+        "vision_config": {
+            "hidden_size": 32,
+            "out_hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_image_size": 256,
+        },
+    }
+
+
 OTHERS: dict[str, Family] = {
     "kimi_vl": Family(
         _kimi("kimi_vl"),
@@ -177,6 +250,32 @@ OTHERS: dict[str, Family] = {
             "size": {"height": 378, "width": 378},
             "patch_size": PATCH,
             "pooling_size": [2, 2],
+        },
+    ),
+    "molmo": Family(
+        _molmo,
+        tokens=("<im_patch>", "<im_col>", "<im_start>", "<im_end>"),
+        template=_TEXTS_ONLY,
+    ),
+    "fastvlm": Family(
+        _fastvlm,
+        preprocessor={
+            "size": {"shortest_edge": 128},
+            "crop_size": {"height": 128, "width": 128},
+        },
+    ),
+    "hunyuan_vl": Family(
+        _hunyuan_vl,
+        "<|image_start|><|image|><|image_end|>",
+        (),
+        preprocessor={"min_pixels": 1024, "max_pixels": 16384, "patch_size": 16, "merge_size": 2},
+        fixed={
+            "<|pad|>": 120002,
+            "<|image_start|>": 120118,
+            "<|image_end|>": 120119,
+            "<|image|>": 120120,
+            "<|image_newline|>": 120121,
+            "<|last|>": 120817,
         },
     ),
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import struct
 import time
 import wave
 from fractions import Fraction
@@ -138,6 +139,43 @@ def test_empty_file_is_called_so():
 def test_shortest_audio():
     with pytest.raises(InvalidRequestError, match=r"shorter than 0\.1 seconds"):
         decode(encoded("wav", 0.05), LIMITS)
+
+
+TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
+"""An ID3v2 tag of 128 bytes, as programs put before files of any format."""
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3", "aac"])
+def test_audio_is_found_behind_tags(form: AudioFormat):
+    samples = decode(TAG + TAG + encoded(form), LIMITS)
+    assert len(samples) / 64_000 == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("form", ["mp3", "aac"])
+def test_joined_files_of_two_rates_are_read_to_the_end(form: AudioFormat):
+    samples = decode(encoded(form, 1.0, 24_000) + encoded(form, 1.0, 44_100), LIMITS)
+    assert len(samples) / 64_000 == pytest.approx(2.0, abs=0.2)
+
+
+def test_program_stream_of_mpeg_is_read():
+    file = io.BytesIO()
+    with av.open(file, "w", format="mpeg") as output:
+        stream = output.add_stream("mp2", rate=24_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(
+            np.frombuffer(sine(1.0, 24_000), "<f4")[None], "flt", "mono"
+        )
+        frame.sample_rate, frame.time_base = 24_000, Fraction(1, 24_000)
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    assert len(decode(file.getvalue(), LIMITS)) / 64_000 == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("codec", "bits"), [(0x9999, 16), (1, 0)])
+def test_unknown_codec_is_named_as_the_reason(codec: int, bits: int):
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, codec, 1, 16_000, 32_000, 2, bits)
+    data = struct.pack("<4sI", b"data", 32_000) + bytes(32_000)
+    with pytest.raises(InvalidRequestError, match="of a codec that cannot be read"):
+        decode(b"RIFF" + struct.pack("<I", 32_036) + b"WAVE" + form + data, LIMITS)
 
 
 def test_decoding_ends_with_the_next_frame_once_it_is_given_up():

@@ -103,6 +103,23 @@ async def test_slash_at_the_end_is_the_same_address():
         assert (await client.get("/v1/models/")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("/v1/audio/transcriptions", {"files": {"file": b""}, "data": {"model": "m"}}),
+        ("/api/chat", {"content": b'{"model": "nope"}', "headers": FORM}),
+        ("/v1/messages", {"json": {}}),
+        ("/v1/models", {"json": {}}),
+    ],
+    ids=["type of content", "JSON of curl", "dialect of errors", "method"],
+)
+async def test_slash_at_the_end_changes_no_gate_and_no_error(path: str, request_: dict[str, Any]):
+    async with http_client(ScriptedBackend()) as client:
+        answers = [await client.post(BASE + path + end, **request_) for end in ("", "/")]
+    one, other = [(r.status_code, re.sub("req_[0-9a-f]+", "", r.text)) for r in answers]
+    assert other == one
+
+
 API: dict[str, dict[str, Any]] = {
     "/api/chat": chat(stream=False),
     "/api/mlx/generate": {"model_id": "m", "prompt": "Hi"},

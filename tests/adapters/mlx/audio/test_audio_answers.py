@@ -187,7 +187,8 @@ async def test_queue_of_a_model_has_a_limit(folder: Path):
     async with aclosing(MLXBackend(config)) as backend:
         await backend.load("speaker")
         answers = await asyncio.gather(speak(backend), speak(backend), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [Listed, BackendBusyError]
+    # Either of two requests at once may be the first to have read the files of the model.
+    assert {type(answer) for answer in answers} == {Listed, BackendBusyError}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from fakes.tiny_model import config_for
 
 from adapters.audio import SpeechRequest, SpeechStarted
+from adapters.errors import InvalidRequestError
 from adapters.mlx.audio.kinds import AudioKind
 from adapters.mlx.audio.speech import SpeechModel
 from adapters.mlx.audio.voices import Speaker
@@ -58,3 +59,20 @@ async def test_speed_is_shared_by_the_model_and_its_sound(
     engine.close()
     assert model.speed == own
     assert sink.event == SpeechStarted(rate=24_000, speed=rest)
+
+
+class Silent:
+    """Has no sounds for any text, as Kokoro for a dash."""
+
+    def generate(self, text: str) -> Any:
+        yield from ()
+
+
+async def test_text_without_sounds_is_the_mistake_of_the_request(tmp_path: Path):
+    engine = Engine(config_for(tmp_path))
+    speech = SpeechModel(engine, "m", AudioKind("speech", "kokoro"), Silent(), 0)
+    request = SpeechRequest(model="m", text="-")
+    with pytest.raises(InvalidRequestError, match="no sound of this text") as caught:
+        await speech.speak(request, Speaker(), Started(), cold=False)
+    engine.close()
+    assert caught.value.param == "input"

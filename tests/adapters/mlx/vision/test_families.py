@@ -41,6 +41,14 @@ async def test_answers_are_those_of_mlx_vlm_or_refused(name: str, tmp_path: Path
     assert outcome.is_right, outcome.faults
 
 
+async def test_prompt_has_no_word_for_an_image_that_the_processor_places(tmp_path: Path) -> None:
+    async with serving(tmp_path, "molmo") as backend:
+        found = await answer(backend, request("molmo", *CHAT))
+    expected = Reference(tmp_path / "molmo").chat(*CHAT)
+    assert found.usage.prompt_tokens == expected.usage.prompt_tokens
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+
+
 async def test_positions_that_an_encoder_leaves_in_the_model_are_used(tmp_path: Path) -> None:
     async with serving(tmp_path, "glm4v") as backend:
         found = await answer(backend, request("glm4v", *CHAT))

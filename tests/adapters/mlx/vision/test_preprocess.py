@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from adapters.errors import InvalidRequestError
 from adapters.mlx.vision.preprocess import Preprocessor
 
 SIDE = 8
@@ -93,6 +94,35 @@ def test_places_of_an_image_are_the_tokens_that_the_processor_added():
     prompt = Preprocessor(Encoding(), None).read("ab<image>c", [file.getvalue()], encode)
     assert prompt.ids == [*b"ab", -1, -1, -1, *b"c"]
     assert [span[:2] for span in prompt.spans] == [(2, 5)]
+
+
+class Rows(Encoding):
+    """Asks the tokenizer for one row, for rows and for arrays, as processors do."""
+
+    def __call__(self, text: list[str], images: list[Image.Image]) -> dict[str, Any]:
+        tokenizer: Any = self.tokenizer
+        row = tokenizer(text[0], return_tensors=None)["input_ids"]
+        assert tokenizer(text)["input_ids"] == [row]
+        assert tokenizer(text[0], return_tensors="np")["input_ids"].tolist() == [row]
+        return {"input_ids": np.concatenate([np.array(row), [-1]]), "pixel_values": [[0.0]]}
+
+
+def test_processor_gets_rows_of_tokens_as_from_the_tokenizer_itself():
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    prompt = Preprocessor(Rows(), None).read("ab", [file.getvalue()], lambda text: [*text.encode()])
+    assert prompt.ids == [*b"ab", -1]
+
+
+def test_prompt_for_each_image_is_refused():
+    class Each(Processor):
+        def __call__(self, text: list[str], images: list[Image.Image]) -> dict[str, Any]:
+            return {"input_ids": [[1, 2]] * len(images), "pixel_values": [[0.0]]}
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    with pytest.raises(InvalidRequestError, match="one image at a time"):
+        Preprocessor(Each(), 1).read("", [file.getvalue()] * 2, lambda _text: [1])
 
 
 def test_pixels_of_several_shapes_stay_a_list():
