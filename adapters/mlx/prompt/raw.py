@@ -62,9 +62,9 @@ def _to_be_continued(tokenizer: Any, text: Any) -> list[int]:
     """Tokenize `text` without the end that some tokenizers append (Command R's, T5's)."""
     ids, example = list(tokenizer.encode(text)), text[:_EXAMPLE]
     whole, own = list(tokenizer.encode(example)), _plain(tokenizer, example)
-    if not own:
+    before = next((at for at in range(len(whole)) if whole[at : at + len(own)] == own), None)
+    if not own or before is None:
         return ids
-    before = next(at for at in range(len(whole)) if whole[at : at + len(own)] == own)
     return ids[: len(ids) - (len(whole) - before - len(own))]
 
 

@@ -90,6 +90,15 @@ def test_a_vocabulary_may_lack_any_letter() -> None:
     assert raw_ids(Lacking(bos=5), raw("a")) == [5]
 
 
+def test_prompt_of_a_tokenizer_that_joins_its_first_token_is_whole() -> None:
+    class Joining(Tokenizer):
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            ids = super().encode(text, add_special_tokens=add_special_tokens)
+            return [ids[0] * 1000 + ids[1], *ids[2:]] if add_special_tokens else ids
+
+    assert raw_ids(Joining(bos=5), raw("ab")) == [5097, 98]
+
+
 def test_infill_format_is_found_by_its_markers() -> None:
     assert [find_infill(set(infill.markers)) for infill in KNOWN] == list(KNOWN)
     assert find_infill({"<fim_prefix>", "<fim_suffix>"}) is None
