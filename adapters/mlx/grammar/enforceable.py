@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from adapters.errors import BackendError
-from adapters.mlx.grammar.references import ROOT, resolve
+from adapters.mlx.grammar.references import ROOT, References, resolve
 from adapters.mlx.grammar.schema import bound, require_size
 from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Fault, Node, read_schema
 
@@ -93,8 +93,21 @@ class _Search:
         for keyword in (*first, *(k for k in keywords if k not in first)):
             node[keyword] = keywords[keyword]
             if keyword not in DEFINITIONS and (reason := self._error(pointer)):
+                is_mistake = keyword == "$ref" and self._leads_nowhere(pointer)
                 del node[keyword]
-                self._faults.append(_fault(f"{path}.{keyword}", keyword, reason))
+                # JSON Schema: an unknown `format` is an annotation
+                # (https://json-schema.org/draft/2020-12/json-schema-validation#section-7).
+                is_annotation = keyword == "format" and "nknown format" in reason
+                at = f"{path}.{keyword}"
+                self._faults.append(Fault(at, keyword, reason, is_mistake, is_annotation))
+
+    def _leads_nowhere(self, pointer: str) -> bool:
+        """True where a reference has no target, or no end."""
+        try:
+            References(self._document, pointer)
+        except BackendError:
+            return True
+        return False
 
     def _error(self, pointer: str) -> str:
         """Return the reason why the subschema at `pointer` cannot be enforced, or ""."""
@@ -131,16 +144,6 @@ class _Search:
             return
         names = pointer.removeprefix("#").split("/")[1:]
         yield node, pointer, "".join(f".{unquote(name)}" for name in names)
-
-
-def _fault(path: str, keyword: str, reason: str) -> Fault:
-    """
-    JSON Schema: an unknown `format` is an annotation
-    (https://json-schema.org/draft/2020-12/json-schema-validation#section-7).
-    """
-    is_mistake = keyword == "$ref"  # It has no target, or no end.
-    is_annotation = keyword == "format" and "nknown format" in reason
-    return Fault(path, keyword, reason, is_mistake, is_annotation)
 
 
 def _escape(name: str) -> str:

@@ -110,6 +110,13 @@ async def test_another_engine_may_enforce_what_is_no_mistake(
     assert isinstance(caught.value, UnsupportedParameterError) is (name not in WRONG)
 
 
+async def test_overlap_around_a_recursion_is_no_mistake(compiler: GrammarCompiler) -> None:
+    empty = {"type": "object", "properties": {}, "additionalProperties": False}
+    other = {**empty, "properties": {"e": {}}}
+    with pytest.raises(UnsupportedParameterError):
+        await compiled(compiler, forced({"oneOf": [empty, {"$ref": "#"}, other]}, strict=True))
+
+
 @pytest.mark.parametrize("names", [True, {}, {"type": "string"}, {"description": "a key"}])
 async def test_names_that_every_key_has_are_no_limit(
     compiler: GrammarCompiler, tokenizer: Any, names: Any
