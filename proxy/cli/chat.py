@@ -1,11 +1,12 @@
 """`tandem chat`: a conversation with a model on the terminal, or one answer for a script."""
 
 import importlib
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from proxy.cli.running_server import RunningServer
 
+_STDIN_SECONDS = 10.0
+"""For the first data of a pipe beside a prompt: a command before it may load a model."""
 _HELP = """\
 /image PATH    add an image to the next message; a path in a message works, too
 /system TEXT   set the system prompt
@@ -63,11 +66,12 @@ def chat(
         raise CommandError(
             f"'{model}' is not the name of a model: `tandem chat MODEL PROMPT` asks one.", 2
         )
-    if as_json and prompt is None and sys.stdin.isatty():
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if as_json and prompt is None and is_terminal:
         raise CommandError("--json prints one answer: give a prompt.", 2)
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-    if prompt is None and not sys.stdin.isatty():
-        prompt = _read_stdin()
+    if not is_terminal:
+        prompt = _with_stdin(prompt)
     if prompt is not None and not prompt.strip():
         raise CommandError("The prompt is empty: give one as an argument, or through a pipe.", 2)
     with any_server(read_settings(config), url, config) as server:
@@ -80,11 +84,33 @@ def chat(
             _Repl(server, talk).run()
 
 
-def _read_stdin() -> str:
-    """Read a prompt from a pipe; bytes that are no text are refused where they are sent."""
+def _with_stdin(prompt: str | None) -> str:
+    """Return what stdin has, and `prompt` after it, in the order of `ollama run`.
+
+    Bytes that are no text are refused where they are sent. A prompt does not wait for ever for a
+    pipe that another program holds open. Source: `RunHandler` of Ollama's cmd/cmd.go.
+    """
+    if sys.stdin is None:  # It was closed, as by `<&-`.
+        return prompt or ""
+    if prompt is not None and not _is_readable(sys.stdin):
+        print(
+            f"tandem: nothing came through stdin within {_STDIN_SECONDS:.0f} s: the prompt goes "
+            "without it. `< /dev/null` saves the wait.",
+            file=sys.stderr,
+        )
+        return prompt
     if (reconfigure := getattr(sys.stdin, "reconfigure", None)) is not None:
         reconfigure(errors="surrogateescape")
-    return sys.stdin.read()
+    text = sys.stdin.read()
+    return "\n".join(part for part in (text.removesuffix("\n"), prompt) if part)
+
+
+def _is_readable(stream: TextIO) -> bool:
+    """Wait until `stream` has data or its end; False if neither comes in time."""
+    try:
+        return bool(select.select([stream], [], [], _STDIN_SECONDS)[0])
+    except (OSError, ValueError):  # It has no descriptor: a stream of this process.
+        return True
 
 
 def _first_model(server: "RunningServer") -> str:

@@ -138,6 +138,30 @@ def test_prompt_is_read_from_a_pipe(tandem: Any, monkeypatch: pytest.MonkeyPatch
     assert tandem("chat", "fast")[1] == "From a pipe\n"
 
 
+def test_prompt_follows_what_comes_through_a_pipe(tandem: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("A file\nof two lines\n"))
+    assert tandem("chat", "fast", "Sum it up")[1] == "A file\nof two lines\nSum it up\n"
+
+
+def test_prompt_goes_alone_when_stdin_is_closed(tandem: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert tandem("chat", "fast", "Hello there") == (0, "Hello there\n", "")
+    status, _, err = tandem("chat", "fast")
+    assert (status, "The prompt is empty" in err) == (2, True)
+
+
+def test_prompt_goes_alone_when_an_open_pipe_stays_without_data(
+    tandem: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("proxy.cli.chat._STDIN_SECONDS", 0.01)
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as pipe, os.fdopen(writing, "w"):
+        monkeypatch.setattr("sys.stdin", pipe)
+        status, out, err = tandem("chat", "fast", "Hello there")
+    assert (status, out) == (0, "Hello there\n")
+    assert "nothing came through stdin" in err
+
+
 def test_prompt_that_is_empty_is_not_sent(tandem: Any):
     status, out, err = tandem("chat", "fast")
     assert (status, out) == (2, "")
