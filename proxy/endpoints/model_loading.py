@@ -1,7 +1,7 @@
 """Load and unload models by public name, and refresh the listings afterwards."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from adapters.backend import KeepsPinned, Progress
 from adapters.errors import BackendUnavailableError
@@ -44,9 +44,7 @@ async def pin(request: ServerRequest, name: str, *, pinned: bool) -> Route:
             if keeper is not None:
                 await keeper.set_pinned(route.name, False)
             raise
-    spellings = route.backend.naming.spellings(route.name)
-    keys = [(route.backend_name, spelling) for spelling in spellings]
-    request.memory.set_pinned(keys, pinned=pinned)
+    request.memory.set_pinned(_spellings(route), pinned=pinned)
     await _refresh(request, route)
     return route
 
@@ -66,6 +64,8 @@ async def load_in_steps(
 async def unload(request: ServerRequest, name: str) -> list[Route]:
     """Unload `name` on every backend that has it; return those that did, at least one.
 
+    A pin that a request has made ends with it, so that the next load is not pinned unseen.
+
     Raises:
         BackendBusyError: an answer of the model is in progress.
         BackendUnavailableError: all of its backends are unreachable.
@@ -78,7 +78,8 @@ async def unload(request: ServerRequest, name: str) -> list[Route]:
     for route in await request.router.routes(name):
         request.record.attempt(route.backend_name, route.name)
         try:
-            await request.finish(route.backend.unload(route.name))
+            async with _without_pin(request, route):
+                await request.finish(route.backend.unload(route.name))
             await _refresh(request, route)
             unloaded.append(route)
         except BackendUnavailableError as exc:
@@ -86,6 +87,30 @@ async def unload(request: ServerRequest, name: str) -> list[Route]:
     if away is not None and not unloaded:
         raise away
     return unloaded
+
+
+@asynccontextmanager
+async def _without_pin(request: ServerRequest, route: Route) -> AsyncGenerator[None]:
+    """End the pin that a request has made, first, because Ollama loads a model with its new time;
+    it is back where the work below fails."""
+    keys = _spellings(route)
+    is_pinned = request.memory.is_pinned_since_start(keys)
+    keeper = route.backend if is_pinned and isinstance(route.backend, KeepsPinned) else None
+    if keeper is not None:
+        await keeper.set_pinned(route.name, False)
+    try:
+        yield
+    except BaseException:
+        if keeper is not None:
+            await keeper.set_pinned(route.name, True)
+        raise
+    if is_pinned:
+        request.memory.forget_pin(keys)
+
+
+def _spellings(route: Route) -> list[tuple[str, str]]:
+    spellings = route.backend.naming.spellings(route.name)
+    return [(route.backend_name, spelling) for spelling in spellings]
 
 
 async def _resolve(request: ServerRequest, name: str) -> Route:

@@ -70,8 +70,18 @@ class SharedBudget:
         self._latest = replace(self._latest, pinned=self._pinned_now)
 
     def set_pinned(self, keys: Iterable[Key], *, pinned: bool) -> None:
-        """Pin the model with these spellings of its name, or not, until the server ends."""
+        """Pin the model with these spellings of its name, or not, until `forget_pin`."""
         self._chosen |= dict.fromkeys(keys, pinned)
+        self._latest = replace(self._latest, pinned=self._pinned_now)
+
+    def is_pinned_since_start(self, keys: Iterable[Key]) -> bool:
+        """Return whether a request has pinned the model with these spellings of its name."""
+        return any(self._chosen.get(key, False) for key in keys)
+
+    def forget_pin(self, keys: Iterable[Key]) -> None:
+        """Let the config alone pin the model with these spellings of its name, or not."""
+        for key in keys:
+            self._chosen.pop(key, None)
         self._latest = replace(self._latest, pinned=self._pinned_now)
 
     @property

@@ -1,4 +1,4 @@
-"""`POST /api/pin`: keep a model loaded, or let it go, until the server ends."""
+"""`POST /api/pin`: keep a model loaded, or let it go, until it is unloaded."""
 
 from litestar import post
 from msgspec import Struct

@@ -7,6 +7,7 @@ import pytest
 from fakes.scripted_backend import ScriptedBackend, http_client
 
 from adapters.backend import Model
+from adapters.errors import BackendBusyError
 from adapters.memory import Footprint, MemoryBudget, Resident
 from proxy.config import Config, ModelConfig
 
@@ -42,9 +43,14 @@ class Loads(ScriptedBackend):
         self.memory_user = User()
         self.loads: list[tuple[str, float | None]] = []
         self.pins: list[tuple[str, bool]] = []
+        self.is_busy = False
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self.loads.append((model, keep_alive))
+
+    async def unload(self, model: str) -> None:
+        if self.is_busy:
+            raise BackendBusyError(f"'{model}' is answering a request.", param="model")
 
     async def set_pinned(self, model: str, pinned: bool) -> None:
         self.pins.append((model, pinned))
@@ -90,6 +96,28 @@ async def test_a_model_that_is_let_go_is_not_loaded():
         await pin(client, model="m", pinned=False)
     assert backend.loads == []
     assert backend.pins == [("m:latest", False)]
+
+
+@pytest.mark.parametrize("pin_in_config", [True, False])
+async def test_unloading_ends_a_pin_but_that_of_the_config(pin_in_config: bool):
+    backend = Loads()
+    alias = ModelConfig(names={"ollama": "m"}, pin=pin_in_config)
+    async with http_client(backend, config=Config(models={"alias": alias})) as client:
+        await pin(client, model="alias")
+        assert (await client.post("/api/models/m/unload")).status_code == 200
+        assert await is_pinned(client) is pin_in_config
+        assert (await client.post("/api/models/m/unload")).status_code == 200
+    assert [pinned for _, pinned in backend.pins] == [True, False]
+
+
+async def test_pin_stays_when_the_model_answers_and_cannot_be_unloaded():
+    backend = Loads()
+    async with http_client(backend) as client:
+        await pin(client, model="m")
+        backend.is_busy = True
+        assert (await client.post("/api/models/m/unload")).status_code == 429
+        assert await is_pinned(client)
+    assert backend.pins[-1] == ("m:latest", True)
 
 
 async def test_unknown_model_is_not_found():
