@@ -388,6 +388,15 @@ class ExplainsUnusable(Protocol):
         ...
 
 
+@runtime_checkable
+class WithholdsModels(Protocol):
+    """A backend that would offer further models by other settings."""
+
+    def withheld(self) -> dict[str, str]:
+        """Return the reasons by model name, each as of `ExplainsUnusable`, with the setting."""
+        ...
+
+
 def refuse_unsupported(
     request: GenerationRequest | EmbeddingRequest, honours: frozenset[Feature], backend: str
 ) -> None:

@@ -32,6 +32,10 @@ class MLXModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A smaller model with the same tokens, for speculative decoding; one answer at a time."""
 
 
+EMBEDDED = "SmolLM2-135M-Instruct"
+"""The bundled model: as MLX lists it, see `MLXConfig.embedded`."""
+
+
 class MLXVoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A clip of a voice that speech models imitate."""
 
@@ -99,6 +103,16 @@ class MLXConfig(
     """Composed models, by the names they are listed under."""
     voices: dict[str, MLXVoice] = {}
     """Voices for the speech models that imitate one, by the names that requests use."""
+
+    def withheld(self) -> dict[str, str]:
+        """Return the models that another setting would offer, and a clause that names it."""
+        if self.embedded == "always":
+            return {}
+        offered = "only where MLX has no other model" if self.embedded == "auto" else "never"
+        return {
+            EMBEDDED: f"by `embedded: {self.embedded}` of this backend it is offered {offered}; "
+            "with `embedded: always` it is there beside others"
+        }
 
     def __post_init__(self) -> None:
         for folder in self.folders:

@@ -231,6 +231,9 @@ class MLXBackend:
         loaded = self._loaded.get(name)
         return loaded.model.notes if isinstance(loaded, TextModel) else ()
 
+    def withheld(self) -> dict[str, str]:
+        return self._config.withheld()
+
     def unusable(self) -> dict[str, str]:
         return dict(self._unusable)
 

@@ -1,12 +1,15 @@
 """`tandem config check | schema | path | reload`: the settings, before and while they are used."""
 
 import os
+import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from adapters.config import MLXConfig
 from proxy.cli.command import AsJson, ConfigFile, Url, print_json, read_settings
-from proxy.config import find_config
+from proxy.config import Config, find_config
 
 app = typer.Typer(help="Check and reload the settings (config.yaml).", no_args_is_help=True)
 _File = Annotated[str | None, typer.Argument(metavar="FILE", help="By default the file in use.")]
@@ -31,12 +34,23 @@ def check(file: _File = None, config: ConfigFile = None, as_json: AsJson = False
         ]
         print_json({"ok": False, "problems": problems})
         raise typer.Exit(2) from exc
+    for remark in _remarks(settings):
+        print(f"tandem: {remark}", file=sys.stderr)
     if as_json:
         print_json({"ok": True, "file": None if path is None else str(path), "problems": []})
         return
     backends = ", ".join(settings.enabled()) or "none"
     print(f"{path or 'The defaults, without a file,'} can be used.")
     print(f"Backends: {backends}. Aliases: {', '.join(settings.models) or 'none'}.")
+
+
+def _remarks(settings: Config) -> Iterator[str]:
+    """Yield what may keep an alias from its model, although the settings are valid."""
+    for alias, model in settings.models.items():
+        for name, backend in settings.enabled().items():
+            withheld = backend.withheld() if isinstance(backend, MLXConfig) else {}
+            if (reason := withheld.get(model.names.get(name, ""))) is not None:
+                yield f"models.{alias}: '{model.names[name]}' is not always there: {reason}."
 
 
 @app.command("schema")
@@ -51,7 +65,6 @@ def schema(as_json: AsJson = True) -> None:
 @app.command("path")
 def path(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Print the path of the settings in use, or the one where Tandem looks for them."""
-    import sys
     from pathlib import Path
 
     found = find_config(config, os.environ)

@@ -194,7 +194,7 @@ def _folders(config: Config) -> dict[str, Check]:
 
 def _aliases(config: Config, registry: Registry) -> Check:
     lost = [
-        f"'{alias}' names '{model}', which {backend} does not have"
+        (f"'{alias}' names '{model}', which {backend} does not have", there.withheld(model))
         for alias, settings in config.models.items()
         for backend, model in settings.names.items()
         if (there := registry.backends.get(backend)) is not None
@@ -206,8 +206,15 @@ def _aliases(config: Config, registry: Registry) -> Check:
         return Check(
             category="models",
             status="warning",
-            summary="; ".join(lost),
-            remediation="Pull the model, or correct `models` in config.yaml.",
+            summary="; ".join(what for what, _ in lost),
+            remediation=" ".join(dict.fromkeys(_to_step(withheld) for _, withheld in lost)),
         )
     count = len(config.models)
     return Check(category="models", status="ok", summary=f"All {count} aliases lead to a model")
+
+
+def _to_step(withheld: str | None) -> str:
+    """Return what to do about a missing model; `withheld`: the setting that hides it."""
+    if withheld is None:
+        return "Pull the model, or correct `models` in config.yaml."
+    return f"{withheld[0].upper()}{withheld[1:]}."

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters import open_backend
-from adapters.backend import Backend, ExplainsUnusable, ListsAtOnce, Model
+from adapters.backend import Backend, ExplainsUnusable, ListsAtOnce, Model, WithholdsModels
 from adapters.config import BackendConfig
 from adapters.errors import BackendError
 from adapters.memory import MemoryUser
@@ -130,6 +130,12 @@ class BackendModels:
         """The models that the backend has and cannot use, and why."""
         backend = self.backend
         return backend.unusable() if isinstance(backend, ExplainsUnusable) else {}
+
+    def withheld(self, name: str) -> str | None:
+        """The setting by which the backend would offer the missing model `name`, as a clause."""
+        if name in self.models or not isinstance(self.backend, WithholdsModels):
+            return None
+        return self.backend.withheld().get(name)
 
     def may_have(self, name: str) -> bool:
         """False if the backend was listed without `name`, which is no path of a folder."""
@@ -251,7 +257,8 @@ class Registry:
         backend = listed.name
         names = {alias: self._names_of(alias).get(backend) for alias in self._aliases}
         return {
-            f"{backend}/{alias}": f"'{alias}' names {name!r}, which {backend} does not have."
+            f"{backend}/{alias}": f"'{alias}' names {name!r}, which {backend} does not have"
+            + (f": {reason}." if (reason := listed.withheld(name)) else ".")
             for alias, name in names.items()
             if name is not None and not listed.may_have(name)
         }

@@ -117,7 +117,8 @@ class ModelLookup:
                 f"The model {name!r} does not exist or this key may not use it.", param="model"
             )
         for backend in possible:
-            if (reason := listed[backend].unusable().get(rest)) is not None:
+            reason = listed[backend].unusable().get(rest) or listed[backend].withheld(rest)
+            if reason is not None:
                 # With the extra it is here: a request that can be made to work is no 404.
                 kind = InvalidRequestError if _EXTRA in reason else ModelNotFoundError
                 return kind(

@@ -262,6 +262,17 @@ def test_folder_of_models_that_does_not_exist_is_named(tmp_path: Path):
 
 
 @pytest.mark.long
+def test_alias_of_the_bundled_model_beside_another_is_named_with_its_setting(tmp_path: Path):
+    write_tiny_model(tmp_path / "models" / "other")
+    mlx = f"mlx: {{folders: ['{tmp_path / 'models'}'], huggingface_cache: false}}"
+    text = f"backends: {{{mlx}, ollama: null}}\nmodels: {{fast: {{mlx: SmolLM2-135M-Instruct}}}}"
+    _, checks, _ = doctor(tmp_path, text)
+    assert checks["models.aliases"]["status"] == "warning"
+    assert "`embedded: always`" in checks["models.aliases"]["remediation"]
+    assert "Pull" not in checks["models.aliases"]["remediation"]
+
+
+@pytest.mark.long
 def test_alias_that_leads_nowhere_is_named(tmp_path: Path):
     text = "backends: {mlx: null, ollama: null, echo: true}\nmodels: {fast: {echo: gone}}"
     _, checks, _ = doctor(tmp_path, text)

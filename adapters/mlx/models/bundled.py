@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from adapters.config import EMBEDDED
 from adapters.errors import GenerationError
 from adapters.gguf.conversion import UNWRITABLE, is_intact, sha256_of
 from adapters.recommended_sampling import RecommendedSampling
 
-EMBEDDED = "SmolLM2-135M-Instruct"
 _SAMPLING = RecommendedSampling(temperature=0.2, top_p=0.9)
 """The recommendation of `EMBEDDED`'s makers, which its GGUF lacks: at a temperature of 1, which is
 OpenAI's default, so small a model writes nonsense.

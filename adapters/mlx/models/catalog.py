@@ -15,14 +15,13 @@ from msgspec.structs import replace
 
 from adapters.backend import Capability, Model
 from adapters.chat_template.confined import TemplateLimitError
-from adapters.config import MLXConfig, MLXModel
+from adapters.config import EMBEDDED, MLXConfig, MLXModel
 from adapters.errors import GenerationError, ModelNotFoundError
 from adapters.mlx.audio.kinds import audio_kind
 from adapters.mlx.audio.kinds import incomplete as incomplete_audio
 from adapters.mlx.embedding.files import longest_input
 from adapters.mlx.models.architectures import unsupported
 from adapters.mlx.models.bundled import (
-    EMBEDDED,
     HUB_FALLBACK,
     cache_folder,
     converted_folder,
@@ -165,7 +164,8 @@ def find_model(config: MLXConfig, name: str, describe: Describe = describe_templ
     folder = _look_up(name, catalog.folders, describe)
     if isinstance(folder, ModelFolder):
         return folder
-    reason = folder or catalog.unusable.get(name, "it is not on this machine")
+    reasons = config.withheld() | catalog.unusable
+    reason = folder or reasons.get(name, "it is not on this machine")
     raise ModelNotFoundError(f"There is no MLX model '{name}': {reason}.", param="model")
 
 

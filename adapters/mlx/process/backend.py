@@ -120,6 +120,9 @@ class MLXProcessBackend:
     def loading(self) -> dict[str, Progress]:
         return self._state.loading
 
+    def withheld(self) -> dict[str, str]:
+        return self._config.withheld()
+
     def unusable(self) -> dict[str, str]:
         return self._state.unusable
 

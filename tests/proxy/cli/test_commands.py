@@ -19,6 +19,7 @@ from typing import Any, cast
 import pytest
 from servers.server_process import Running, command, serving, write
 
+from adapters.config import EMBEDDED
 from adapters.mlx.kept_results import keep_result
 from proxy.cli import main
 from proxy.cli.command import CommandError
@@ -355,6 +356,18 @@ def test_settings_that_no_server_starts_with_are_reported(
     path = write(tmp_path, f"server:\n  {server}\n")
     assert main(["config", "check", str(path)]) == 2
     assert f"$.{key}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("offered", "remark"), [("auto", "only where MLX"), ("never", "offered never"), ("always", "")]
+)
+def test_alias_of_a_model_that_may_be_withheld_is_named_with_the_setting(
+    offered: str, remark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = f"backends: {{mlx: {{embedded: {offered}}}}}\nmodels: {{a: {{mlx: {EMBEDDED}}}}}\n"
+    assert main(["config", "check", str(write(tmp_path, text))]) == 0
+    err = capsys.readouterr().err
+    assert ("`embedded: always`" in err, remark in err) == (bool(remark), True)
 
 
 def test_versions_are_printed(capsys: pytest.CaptureFixture[str]):

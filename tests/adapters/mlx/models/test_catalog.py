@@ -8,10 +8,11 @@ import pytest
 from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
 from mlx_lm.utils import MODEL_REMAPPING
 
-from adapters.config import MLXConfig
+from adapters.config import EMBEDDED, MLXConfig
+from adapters.errors import ModelNotFoundError
 from adapters.mlx.models import bundled, catalog
 from adapters.mlx.models.architectures import module_of, unsupported
-from adapters.mlx.models.catalog import context_length, find_models, read_catalog
+from adapters.mlx.models.catalog import context_length, find_model, find_models, read_catalog
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,12 @@ def test_models_in_the_hub_cache_have_the_name_of_their_repository(hub: Path, ti
     assert folder.path == current
     assert folder.model.context_length == 512
     assert folder.model.size_bytes == (current / "model.safetensors").stat().st_size
+
+
+def test_bundled_model_beside_another_is_missing_by_a_setting_that_is_named(hub: Path, tiny: Path):
+    put_in_hub(hub, tiny, "someone/other", "aaa", main=True)
+    with pytest.raises(ModelNotFoundError, match="with `embedded: always` it is there"):
+        find_model(MLXConfig(cache_folder=NO_FOLDER), EMBEDDED)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer"])

@@ -75,6 +75,19 @@ async def test_model_is_retrieved_as_openais_card(path: str):
     assert card["root"] == "both"
 
 
+class Withholding(ScriptedBackend):
+    def withheld(self) -> dict[str, str]:
+        return {"small": "with `embedded: always` it is there"}
+
+
+@pytest.mark.parametrize("name", ["small", "mlx/small"])
+async def test_model_that_a_setting_withholds_is_not_found_and_has_the_setting(name: str):
+    async with http_client(Withholding(kind="mlx", models=[BIG])) as client:
+        refused = await client.get(f"/v1/models/{name}")
+    assert refused.status_code == 404
+    assert "with `embedded: always` it is there." in refused.json()["error"]["message"]
+
+
 class WithUnusable(ScriptedBackend):
     def unusable(self) -> dict[str, str]:
         return {"org/half": "model-00002-of-00002.safetensors is missing"}
