@@ -456,7 +456,10 @@ def _read_text(path: Path, *, is_reload: bool) -> bytes:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
     except OSError as exc:
-        problem = Problem(message=exc.strerror or "cannot be read", file=str(path))
+        reason = exc.strerror or "cannot be read"
+        if isinstance(exc, FileNotFoundError):
+            reason += "; `tandem config path` names the file in use without --config"
+        problem = Problem(message=reason, file=str(path))
         raise ConfigError(problem) from exc
     if len(text) > _MAX_BYTES:
         problem = Problem(message=f"the file has more than {_MAX_BYTES} bytes", file=str(path))

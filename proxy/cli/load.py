@@ -1,5 +1,6 @@
 """`tandem load`, `tandem unload` and `tandem ps`: the models in the memory of a server."""
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -16,15 +17,32 @@ from proxy.cli.command import (
     to_size,
 )
 from proxy.cli.names import ModelName, to_segment
+from proxy.durations import to_seconds
 
 _COLUMNS = ("MODEL", "BACKEND", "WEIGHTS", "CONTEXT", "CACHE", "STATE")
+
+
+def _check_keep_alive(text: str | None) -> str | None:
+    if text is not None and _to_seconds(text) is None:
+        raise typer.BadParameter(f"'{text}' is neither seconds nor a duration such as 5m or 1h30m.")
+    return text
+
+
+def _to_seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return to_seconds(text)
+    return seconds if math.isfinite(seconds) else None
 
 
 def load(
     model: ModelName,
     keep_alive: Annotated[
         str | None,
-        typer.Option(help="How long it stays unused: seconds, 5m, -1: for ever."),
+        typer.Option(
+            help="How long it stays unused: seconds, 5m, -1: for ever.", callback=_check_keep_alive
+        ),
     ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -36,7 +54,7 @@ def load(
 
     server = require_server(read_settings(config), url)
     path = f"/api/models/{to_segment(model)}/load"
-    body = {} if keep_alive is None else {"keep_alive": _to_keep_alive(keep_alive)}
+    body = {} if keep_alive is None else {"keep_alive": _to_seconds(keep_alive)}
     with ProgressDisplay() as display:
         for step in server.lines(path, body | {"stream": True}):
             display(step["status"], step.get("completed"), step.get("total"))
@@ -47,13 +65,6 @@ def load(
         size = loaded["memory_bytes"]
         known = f" ({to_size(size)})" if size is not None else ""
         print(f"{model} is loaded on {loaded['backend']}{known}", file=sys.stderr)
-
-
-def _to_keep_alive(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:  # With a unit; the server checks it.
-        return text
 
 
 def unload(

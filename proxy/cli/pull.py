@@ -37,7 +37,7 @@ def pull(
     Raises:
         CommandError: 1: the model cannot be downloaded; 130: the user interrupted.
     """
-    from adapters.errors import BackendError, BackendUnavailableError
+    from adapters.errors import BackendError
     from proxy.cli.running_server import find_server
 
     settings = read_settings(config)
@@ -48,9 +48,6 @@ def pull(
         else:
             name = model
             _show(server.lines("/api/pull", {"model": model}))
-    except BackendUnavailableError as exc:
-        message = f"{model}: {exc.message} `tandem doctor` says what to do."
-        raise CommandError(message) from exc
     except BackendError as exc:
         raise CommandError(f"{model}: {exc.message}") from exc
     except KeyboardInterrupt as exc:
@@ -63,15 +60,24 @@ def pull(
 
 async def _pull_here(config: Config, name: str) -> str:
     from adapters import open_backend
+    from adapters.errors import BackendUnavailableError
 
     kind, model = _owner(name, config)
     settings = config.enabled().get(kind)
     if settings is None:
         raise CommandError(f"{name}: the {kind} backend is disabled in the config")
-    with ProgressDisplay() as display:
-        async with open_backend(settings) as backend, aclosing(backend.pull(model)) as steps:
-            async for step in steps:
-                display(step.status, step.completed, step.total)
+    async with open_backend(settings) as backend:
+        try:
+            with ProgressDisplay() as display:
+                async with aclosing(backend.pull(model)) as steps:
+                    async for step in steps:
+                        display(step.status, step.completed, step.total)
+        except BackendUnavailableError as exc:
+            health = await backend.health()
+            if health.ok:  # The hub does not respond, which doctor does not check.
+                raise
+            message = f"{name}: {exc.message} `tandem doctor` says what to do."
+            raise CommandError(message) from exc
     return model
 
 

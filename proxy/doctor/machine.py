@@ -265,10 +265,13 @@ def _with_answer(url: str, response: httpx.Response) -> Check:
             remediation=f"End it, or set `server.port`; {_finder(port or 0)} shows it.",
         )
     if response.status_code in (401, 403):
+        needs = "it needs a key"
+        if "authorization" in response.request.headers:
+            needs = f"the key of ${KEY_VARIABLE}, or in `{KEY_FILE}`, is none of its own"
         return Check(
             category="server",
             status="warning",
-            summary=f"Tandem runs at {url} and refuses this command: it needs a key",
+            summary=f"Tandem runs at {url} and refuses this command: {needs}",
             remediation=f"Set ${KEY_VARIABLE} to one of its keys.",
         )
     there, here = response.json().get("version"), versions()["tandem"]

@@ -156,11 +156,13 @@ async def test_server_with_keys_is_recognised_with_the_key_of_the_commands(
     async with served(ScriptedBackend(), Config(server=settings)) as port:
         here = Config(server=replace(settings, port=port))
         checks = []
-        for key in ("another-key-0123456789", "a-key-0123456789", "no key"):
+        for key in ("", "another-key-0123456789", "a-key-0123456789", "no key"):
             monkeypatch.setenv("TANDEM_API_KEY", key)
             checks.append((await check_port(here))["server.port"])
-    assert [check.status for check in checks] == ["warning", "ok", "fail"]
+    assert [check.status for check in checks] == ["warning", "warning", "ok", "fail"]
     assert "TANDEM_API_KEY" in (checks[0].remediation or "")
+    assert "it needs a key" in checks[0].summary
+    assert "is none of its own" in checks[1].summary
 
 
 @pytest.mark.long

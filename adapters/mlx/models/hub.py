@@ -16,7 +16,11 @@ from typing import Any
 
 import msgspec
 from huggingface_hub import HfApi, hf_hub_download  # pyright: ignore[reportUnknownVariableType]
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.hf_api import RepoSibling
 from tqdm import tqdm
 
@@ -33,6 +37,12 @@ _AUDIO = ("*.safetensors", "*.npz", "*.yaml", "*.wav")
 _CONFIG = "config.json"
 _SECONDS = 0.5
 """Between two reports."""
+
+
+_CONNECT = (
+    " Check that this machine reaches the hub, and the variables HTTPS_PROXY, HF_ENDPOINT and "
+    "HF_HUB_OFFLINE; a further attempt goes on where this one ended."
+)
 
 
 class NoModelError(Exception):
@@ -113,7 +123,9 @@ def main(arguments: Iterable[str]) -> int:
         return 1
     except Exception as exc:  # of the library, its HTTP client or the disk: no common base
         reason = str(exc).partition("\n")[0].rstrip(".")
-        _print(Report(f"'{repository}' cannot be fetched: {reason}.", error="unavailable"))
+        is_of_disk = isinstance(exc, OSError) and not isinstance(exc, ConnectionError)
+        step = "" if is_of_disk else _CONNECT
+        _print(Report(f"'{repository}' cannot be fetched: {reason}.{step}", error="unavailable"))
         return 1
     return 0
 

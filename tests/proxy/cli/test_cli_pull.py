@@ -99,6 +99,17 @@ async def test_disabled_backend_is_reported(tmp_path: Path):
     assert (status, output) == (1, ["tandem: mlx/tiny: the mlx backend is disabled in the config"])
 
 
+async def test_hub_that_cannot_be_reached_is_reported_with_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    async with stand_in() as standin:
+        status, output = await ended(await start(tmp_path, standin, "someone/tiny", mlx=""))
+    assert status == 1
+    assert "Check that this machine reaches the hub" in output[-1]
+    assert "doctor" not in output[-1]
+
+
 async def test_repository_is_downloaded_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -105,6 +105,16 @@ def test_model_with_a_slash_is_loaded_and_unloaded(tandem: Any):
     assert (status, json.loads(out)["status"]) == (0, "unloaded")
 
 
+@pytest.mark.parametrize("keep_alive", ["soon", "5 m", "nan", "inf"])
+def test_keep_alive_that_is_no_time_is_a_wrong_argument(
+    tandem: Any, capsys: pytest.CaptureFixture[str], keep_alive: str
+):
+    with pytest.raises(SystemExit) as end:
+        tandem("load", "fast", "--keep-alive", keep_alive)
+    assert end.value.code == 2
+    assert "such as 5m" in capsys.readouterr().err
+
+
 def test_memory_of_the_server_is_shown(tandem: Any):
     status, out, _ = tandem("ps")
     assert status == 0
@@ -368,6 +378,13 @@ def test_alias_of_a_model_that_may_be_withheld_is_named_with_the_setting(
     assert main(["config", "check", str(write(tmp_path, text))]) == 0
     err = capsys.readouterr().err
     assert ("`embedded: always`" in err, remark in err) == (bool(remark), True)
+
+
+def test_settings_that_are_not_there_name_the_command_that_finds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["config", "check", str(tmp_path / "none.yaml")]) == 2
+    assert "No such file or directory; `tandem config path` names" in capsys.readouterr().err
 
 
 def test_versions_are_printed(capsys: pytest.CaptureFixture[str]):
