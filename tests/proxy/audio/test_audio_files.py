@@ -3,8 +3,10 @@
 import asyncio
 import io
 import struct
+import threading
 import time
 import wave
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -12,9 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 from fakes.tiny_audio import sine
-from fakes.waiting import pause
 
 from adapters.errors import InvalidRequestError
+from proxy.audio import decode as decoding
 from proxy.audio.decode import decode, decode_beside
 from proxy.audio.encode import AudioFormat, Encoder
 from proxy.config import AudioConfig
@@ -184,27 +186,25 @@ def test_decoding_ends_with_the_next_frame_once_it_is_given_up():
     assert 0 < len(samples) / 4 / 16_000 < 20
 
 
-async def test_cancelled_calls_give_their_decoding_up():
+async def test_cancelled_calls_give_their_decoding_up(monkeypatch: pytest.MonkeyPatch):
     """Both threads are free at once for another file."""
-    long, short, seconds = silence(600), silence(1), []
-    for is_cancelled in (False, True):
-        calls = [asyncio.create_task(decode_beside(long, LIMITS)) for _ in range(2)]
-        await pause(0.05)
-        if is_cancelled:
-            for call in calls:
-                call.cancel()
-        started = time.monotonic()
-        await decode_beside(short, LIMITS)
-        seconds.append(time.monotonic() - started)
-        await asyncio.wait(calls)
-    assert seconds[1] < seconds[0] / 2
+    began, is_over = threading.Semaphore(0), threading.Event()
 
+    def scripted(data: bytes, _: AudioConfig, is_given_up: Callable[[], bool]) -> bytes:
+        began.release()
+        while data == b"long" and not (is_given_up() or is_over.is_set()):
+            time.sleep(0.001)
+        return data
 
-def silence(seconds: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(24_000)
-        writer.writeframes(bytes(2 * 24_000 * seconds))
-    return file.getvalue()
+    monkeypatch.setattr(decoding, "decode", scripted)
+    calls = [asyncio.create_task(decode_beside(b"long", LIMITS)) for _ in range(2)]
+    for call in calls:
+        await asyncio.to_thread(began.acquire)
+        assert not call.done()
+    for call in calls:
+        call.cancel()
+    try:
+        async with asyncio.timeout(20):
+            assert await decode_beside(b"short", LIMITS) == b"short"
+    finally:
+        is_over.set()
