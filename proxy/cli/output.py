@@ -80,7 +80,10 @@ def _abandon_if_unwritable(stream: object) -> None:
 def leave_at_signals() -> None:
     """Let SIGINT end this process without a traceback, before and after the server handles it.
 
-    SIGHUP, which a closing terminal sends, ends nothing.
+    SIGHUP, which a closing terminal sends, ends nothing, nor do signals by which other servers open
+    their logs again, which a rotation of all logs sends. A handler, unlike `SIG_IGN`, is not
+    passed on to other programs.
     """
     signal.signal(signal.SIGINT, lambda _sig, _frame: os._exit(128 + signal.SIGINT))
-    signal.signal(signal.SIGHUP, lambda _sig, _frame: None)
+    for without_effect in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        signal.signal(without_effect, lambda _sig, _frame: None)

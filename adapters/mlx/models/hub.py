@@ -16,11 +16,7 @@ from typing import Any
 
 import msgspec
 from huggingface_hub import HfApi, hf_hub_download  # pyright: ignore[reportUnknownVariableType]
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from tqdm import tqdm
 

@@ -533,6 +533,14 @@ def test_hangup_reloads_the_settings(tmp_path: Path):
 
 
 @pytest.mark.long
+def test_signals_without_a_meaning_end_no_server(tmp_path: Path):
+    with serving(write(tmp_path, SETTINGS)) as running:
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+            running.process.send_signal(number)
+            assert running.get("/livez")[0] == 200
+
+
+@pytest.mark.long
 def test_conversation_on_a_terminal(server: Running):
     controller, terminal = pty.openpty()
     url = f"http://127.0.0.1:{server.port}"
