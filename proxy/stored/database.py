@@ -42,6 +42,13 @@ class Database:
         self.path = path
         self._recover = recover
         self._file: _File | None = None
+        self._failures: dict[str, str] = {}
+        """How the latest transaction of a kind has failed; none that succeeded."""
+
+    @property
+    def failure(self) -> str | None:
+        """The reason why the latest write or read failed, without a path; `None`: it did not."""
+        return next(iter(self._failures.values()), None)
 
     def exists(self) -> bool:
         """Return whether there is a file; false for one that this user cannot reach."""
@@ -53,7 +60,7 @@ class Database:
         Raises:
             StorageError: the database cannot be opened or read.
         """
-        return await self._opened().run(job, "BEGIN")
+        return await self._run(job, "BEGIN")
 
     async def write(self, job: Job[T]) -> T:
         """Run `job` in a transaction.
@@ -61,7 +68,17 @@ class Database:
         Raises:
             StorageError: the database cannot be opened or written; nothing of `job` is kept.
         """
-        return await self._opened().run(job, "BEGIN IMMEDIATE")
+        return await self._run(job, "BEGIN IMMEDIATE")
+
+    async def _run(self, job: Job[T], begin: str) -> T:
+        try:
+            result = await self._opened().run(job, begin)
+        except StorageError as exc:
+            reason = exc.__cause__.strerror if isinstance(exc.__cause__, OSError) else None
+            self._failures[begin] = reason or str(exc)
+            raise
+        self._failures.pop(begin, None)
+        return result
 
     async def aclose(self) -> None:
         """Finish the jobs in progress and close the file. A later job opens it anew."""

@@ -90,6 +90,11 @@ class Store:
             f"{self.limits.max_count} and {size}. `server.store: false` keeps none."
         )
 
+    @property
+    def failure(self) -> str | None:
+        """The reason why the disk or the database fails now; `None`: it works."""
+        return self._database.failure
+
     # --- entries ---
 
     async def keep(

@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from adapters.backend import Health
 from proxy.endpoints.server_request import ServerRequest
-from proxy.endpoints.tandem.health import to_health
+from proxy.endpoints.tandem.health import StoredHealth, to_health
 from proxy.memory.budget import Snapshot
 from proxy.openapi import Operation
 
@@ -27,6 +27,8 @@ class HybridHealth(Struct, kw_only=True):
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
     """Name of the failed backend -> error code -> requests that fell back to another backend."""
+    stored: StoredHealth | None
+    """`None` where `server.store` is false."""
 
 
 def to_status(healths: Collection[Health]) -> Status:

@@ -14,9 +14,17 @@ from adapters.backend import Health
 from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import Snapshot
 from proxy.openapi import Operation
+from proxy.stored.store import Store
 
 _VERSION = version("tandem-proxy")
 """Read once: it is in a file, and no descriptor may be left for one."""
+
+
+class StoredHealth(Struct):
+    """Health of the stored answers: whether the latest one could be written and read."""
+
+    ok: bool
+    detail: str | None = None
 
 
 class ServerHealth(Struct):
@@ -27,6 +35,8 @@ class ServerHealth(Struct):
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
     """Name of the failed backend -> error code -> requests that fell back to another backend."""
+    stored: StoredHealth | None
+    """`None` where `server.store` is false."""
 
 
 class Liveness(Struct):
@@ -58,7 +68,12 @@ async def to_health(request: ServerRequest) -> ServerHealth:
         backends=report.backends,
         memory=_usable(report.memory, request),
         fallbacks=request.router.fallbacks.counts(),
+        stored=_to_stored(request.store),
     )
+
+
+def _to_stored(store: Store | None) -> StoredHealth | None:
+    return None if store is None else StoredHealth(store.failure is None, store.failure)
 
 
 def _usable(snapshot: Snapshot, request: ServerRequest) -> Snapshot:

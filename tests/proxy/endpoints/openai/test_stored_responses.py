@@ -263,6 +263,30 @@ async def test_response_is_sent_where_it_cannot_be_stored(
     assert background.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize("path", ["/health", "/api/health"])
+async def test_health_reports_that_answers_cannot_be_stored(
+    tmp_path: Path, config: Config, path: str
+):
+    (tmp_path / "stored").write_text("a file where the folder should be")
+    async with http_client(ScriptedBackend(HELLO), config=config) as client:
+        before = (await client.get(path)).json()["stored"]
+        await client.post(URL, json={"model": "m", "input": "Hi"})
+        failing = (await client.get(path)).json()["stored"]
+        (tmp_path / "stored").unlink()
+        await client.post(URL, json={"model": "m", "input": "Hi"})
+        after = (await client.get(path)).json()["stored"]
+    assert before == after == {"ok": True, "detail": None}
+    assert failing["ok"] is False
+    assert failing["detail"]
+    assert str(tmp_path) not in failing["detail"]
+
+
+async def test_health_has_nothing_of_answers_where_none_are_stored(tmp_path: Path):
+    config = Config(server=ServerConfig(state_folder=str(tmp_path), store=False))
+    async with http_client(ScriptedBackend(HELLO), config=config) as client:
+        assert (await client.get("/health")).json()["stored"] is None
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
