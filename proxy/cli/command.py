@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
@@ -66,10 +67,30 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=not takes_all()))
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns: plain text, for pipes as for people."""
-    for line in _lines([head, *rows]):
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that stdout is; `None` for a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()
+) -> None:
+    """Print aligned columns: plain text, whole in pipes and files.
+
+    Columns of `spare` are left out, the first of them first, until a line fits into the terminal.
+    """
+    table, width, left_out = [head, *rows], terminal_width(), list[str]()
+    for name in spare:
+        if width is None or max(map(len, _lines(table))) <= width:
+            break
+        place = table[0].index(name)
+        table = [[*row[:place], *row[place + 1 :]] for row in table]
+        left_out.append(name)
+    for line in _lines(table):
         print(line)
+    if left_out:
+        names = ", ".join(left_out)
+        print(f"tandem: no room for {names}; a wider terminal or --json has them", file=sys.stderr)
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:

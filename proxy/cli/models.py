@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from proxy.cli.command import (
     print_json,
     print_table,
     read_settings,
+    terminal_width,
     to_size,
 )
 from proxy.cli.names import ModelName, to_segment
@@ -31,10 +32,15 @@ _COLUMNS = (
     "CAPABILITIES",
     "LOADED",
 )
+_SPARE = ("CAPABILITIES", "QUANTIZATION", "NAME THERE", "CONTEXT", "LOADED", "SIZE", "BACKEND")
+"""Columns that are left out on a narrow terminal, in this order."""
 _UNKNOWN = "-"
 _SHOWN_FACTS = 30
 _LONGEST = 100
 """Characters of a value that `tandem show` prints in a line."""
+
+_SHORTEST = 8
+"""Characters of it on a narrow terminal."""
 
 Listing = tuple[list[dict[str, Any]], list[str]]
 """Cards as GET /v1/models has them, and sentences on what is missing."""
@@ -56,7 +62,7 @@ def models(config: ConfigFile = None, as_json: AsJson = False, url: Url = None) 
     else:
         # A card for each name: those of one model have the same root.
         firsts = [card for card in cards if card["id"] == card["root"]]
-        print_table(_COLUMNS, [row for card in firsts for row in _rows(card)])
+        print_table(_COLUMNS, [row for card in firsts for row in _rows(card)], _SPARE)
     for remark in remarks:
         print(f"tandem: {remark}", file=sys.stderr)
     if not cards and not remarks:
@@ -125,14 +131,17 @@ def show(
     if as_json:
         print_json({"card": card, "details": details})
         return
-    print_table(_COLUMNS, list(_rows(card)))
+    print_table(_COLUMNS, list(_rows(card)), _SPARE)
     for title, value in _parts(card, details):
         print(f"\n{title}\n  " + value.strip().replace("\n", "\n  "))
-    facts = [(k, _short(v)) for k, v in details["model_info"].items()]
     print("\nFacts")
-    print_table(("", ""), facts if verbose else facts[:_SHOWN_FACTS])
-    if len(facts) > _SHOWN_FACTS and not verbose:
-        print(f"… and {len(facts) - _SHOWN_FACTS} more with --verbose")
+    facts = list(details["model_info"].items())
+    if verbose:
+        print_table(("", ""), [(key, _short(value, _LONGEST)) for key, value in facts])
+    else:
+        print_table(("", ""), _fitting(facts[:_SHOWN_FACTS]))
+        if len(facts) > _SHOWN_FACTS:
+            print(f"… and {len(facts) - _SHOWN_FACTS} more with --verbose")
 
 
 def _parts(card: dict[str, Any], details: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -146,6 +155,15 @@ def _parts(card: dict[str, Any], details: dict[str, Any]) -> Iterator[tuple[str,
             yield key.capitalize(), str(details[key])
 
 
-def _short(value: object) -> str:
+def _fitting(facts: Sequence[tuple[str, object]]) -> list[tuple[str, str]]:
+    """Shorten values so that a line fits into the terminal."""
+    width, longest = terminal_width(), _LONGEST
+    if width is not None:
+        keys = max((len(key) for key, _ in facts), default=0)
+        longest = min(longest, max(_SHORTEST, width - keys - len("  …")))
+    return [(key, _short(value, longest)) for key, value in facts]
+
+
+def _short(value: object, longest: int) -> str:
     text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= longest else f"{text[:longest]}…"

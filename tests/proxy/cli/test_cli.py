@@ -33,7 +33,7 @@ def both(folder: Path) -> Path:
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     # No server of this machine's user, at the usual port, is meant.
-    own = os.environ | {"TANDEM_PORT": "9"}
+    own = os.environ | {"TANDEM_PORT": "10"}
     return subprocess.run(command(*args), capture_output=True, text=True, timeout=60, env=own)
 
 

@@ -574,6 +574,35 @@ def test_conversation_on_a_terminal(server: Running):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("words", [("models",), ("show", "fast")])
+def test_tables_fit_into_the_terminal(server: Running, columns: int, words: tuple[str, ...]):
+    controller, terminal = pty.openpty()
+    url = f"http://127.0.0.1:{server.port}"
+    with subprocess.Popen(
+        command(*words, "--url", url),
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": str(columns)},
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # The terminal's end.
+            while part := os.read(controller, 4096):
+                shown += part
+        assert process.stderr is not None
+        remark = process.stderr.read()
+    os.close(controller)
+    lines = shown.decode().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert lines[0].startswith("MODEL")
+    assert "fast" in shown.decode()
+    assert ("no room for CAPABILITIES" in remark) is (columns == 40)
+
+
+@pytest.mark.long
 def test_a_server_is_started_for_a_command_that_needs_one(tmp_path: Path):
     config = write(tmp_path, SETTINGS)
     words = command("chat", "fast", "Hello alone", "--config", str(config))
