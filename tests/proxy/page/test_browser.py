@@ -329,6 +329,34 @@ async def test_playground_sends_nothing_more_while_it_waits():
         await expect(page.get_by_role("button", name="Send")).to_be_enabled()
 
 
+async def test_playground_keeps_its_chat_and_reads_models_again_when_it_is_shown_again():
+    backend = Writing()
+    async with served(backend) as port, opened_page(port, "playground") as (page, problems):
+        await send(page, "Hi")
+        backend.may_write.release()
+        await expect(page.locator("p.said").last).to_have_text("word ")
+        await page.get_by_label("Message").fill("A draft")
+        await page.get_by_role("link", name="Now").click()
+        await expect(page.locator("h1")).to_have_text("Now")
+        backend.may_write.release()
+
+        async def add_model(route: Route) -> None:
+            cards = (await (await route.fetch()).json())["data"]
+            new = {**cards[0], "id": "another", "root": "another"}
+            await route.fulfill(json={"data": [new, *cards]})
+
+        await page.route("**/v1/models", add_model)
+        await page.get_by_role("link", name="Playground").click()
+        await expect(page.get_by_label("Model").locator("option")).to_have_text(["another", "m"])
+        await expect(page.get_by_label("Model")).to_have_value("m")
+        await expect(page.get_by_label("Message")).to_have_value("A draft")
+        await expect(page.locator("p.said.user")).to_have_text("Hi")
+        await expect(page.locator("p.said").last).to_have_text("word word ")
+        await page.get_by_role("button", name="Stop").click()
+        await expect(page.locator("section")).to_contain_text("Stopped.")
+        assert problems == []
+
+
 async def test_playground_keeps_a_message_that_failed():
     failing = ScriptedBackend([Started(), GenerationError("Out of paper.")], kind="mlx")
     async with served(failing) as port, opened_page(port, "playground") as (page, _):

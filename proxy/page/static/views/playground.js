@@ -8,7 +8,15 @@ import { count, seconds, speed } from "../format.js";
 const TOOLS = '[{"type": "function", "function": {"name": "get_weather", "description": "Weather of a city", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]';
 const SCHEMA = '{"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}';
 
+let kept = null; // Chats and drafts stay while other views are shown, and answers go on.
+
 export function playground(main, signal) {
+  kept ??= build();
+  main.append(...kept.elements);
+  fillModels(kept.form, kept.problem, signal);
+}
+
+function build() {
   const form = controls();
   const columns = h("div", { class: "side-by-side" });
   const status = h("p", { role: "status", class: "dim" });
@@ -17,11 +25,10 @@ export function playground(main, signal) {
   const stop = h("button", { type: "button", disabled: true }, "Stop");
   const anew = h("button", { type: "button" }, "New chat");
   const element = h("form", { class: "card" }, form.element, h("p", { class: "actions" }, send, stop, anew, status));
-  main.append(element, problem, columns);
   let panels = [];
   let running = null;
 
-  fillModels(form, problem, signal);
+  form.model.addEventListener("change", () => fillEngines(form));
   anew.addEventListener("click", () => {
     running?.abort();
     panels = [];
@@ -29,7 +36,6 @@ export function playground(main, signal) {
     form.message.focus();
   });
   stop.addEventListener("click", () => running?.abort());
-  signal.addEventListener("abort", () => running?.abort());
   form.message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) element.requestSubmit();
   });
@@ -63,6 +69,7 @@ export function playground(main, signal) {
     form.images.value = "";
     form.showImages();
   });
+  return { form, problem, elements: [element, problem, columns] };
 }
 
 function statusOf(complete, { aborted }) {
@@ -114,13 +121,9 @@ function controls() {
 async function fillModels(form, problem, signal) {
   try {
     const { data } = await getJSON("/v1/models", signal);
-    const chats = data.filter(({ id, root }) => id === root);
-    for (const { id, backends, capabilities } of chats) {
-      if (capabilities.length && !capabilities.includes("chat")) continue;
-      form.backends.set(id, backends.map(({ backend }) => backend));
-      form.model.append(h("option", {}, id));
-    }
-    form.model.addEventListener("change", () => fillEngines(form));
+    const chats = data.filter(({ id, root, capabilities }) => id === root && (!capabilities.length || capabilities.includes("chat")));
+    form.backends = new Map(chats.map(({ id, backends }) => [id, backends.map(({ backend }) => backend)]));
+    refill(form.model, chats.map(({ id }) => h("option", {}, id)));
     fillEngines(form);
   } catch (error) {
     if (!signal.aborted) setText(problem, error.message);
@@ -130,11 +133,18 @@ async function fillModels(form, problem, signal) {
 function fillEngines(form) {
   const names = form.backends.get(form.model.value) ?? [];
   const option = (value, text) => h("option", { value }, text);
-  form.engine.replaceChildren(
+  refill(form.engine, [
     option("", "the router decides"),
     ...names.map((name) => option(name, name)),
     ...(names.length > 1 ? [option("*", `${names.join(" and ")} side by side`)] : []),
-  );
+  ]);
+}
+
+/** Replace the options; the chosen one stays where it is still there. */
+function refill(select, options) {
+  const chosen = select.value;
+  select.replaceChildren(...options);
+  if (options.some(({ value }) => value === chosen)) select.value = chosen;
 }
 
 function targetsOf({ engine, backends, model }) {
