@@ -420,6 +420,17 @@ async def test_settings_have_the_key_as_it_is():
         await expect(settings).to_contain_text('"ANTHROPIC_AUTH_TOKEN": "a$&b$$c"')
 
 
+@pytest.mark.parametrize(
+    ("key", "is_special"), [('a"b', True), ("a\\b", True), ("sk-a_b.c", False)]
+)
+async def test_key_that_must_be_escaped_in_settings_is_named(key: str, is_special: bool):
+    async with served(ScriptedBackend()) as port, opened_page(port, "connect") as (page, _):
+        await page.get_by_label("Key, if the server has keys").fill(key)
+        await expect(page.get_by_role("region", name="Claude Code")).to_contain_text(key)
+        remark = await page.get_by_role("alert").text_content() or ""
+        assert ("This key has a character" in remark) is is_special
+
+
 async def test_settings_have_the_address_and_the_model():
     async with (
         served(ScriptedBackend()) as port,

@@ -4,6 +4,7 @@ import { getJSON } from "../api.js";
 import { field, h, setText } from "../dom.js";
 
 const origin = location.origin;
+const SPECIAL = /["'`\\$\s]/; // In JSON, in programs or in a shell.
 
 export function connect(main, signal) {
   const model = h("select", {});
@@ -19,7 +20,7 @@ export function connect(main, signal) {
   let asked = 0;
   const show = async () => {
     const place = (asked += 1); // Only the latest answer is shown, whichever comes last.
-    setText(problem, "");
+    setText(problem, SPECIAL.test(key.value) ? "This key has a character that files and shells read otherwise: escape it in the settings below." : "");
     try {
       const query = new URLSearchParams({ url: origin, keyed: key.value !== "", ...(model.value && { model: model.value }) });
       const settings = await getJSON(`/api/connect?${query}`, signal);
