@@ -144,6 +144,7 @@ def test_every_tandem_command_of_the_task_pages_succeeds(
     config = tmp_path / "config.yaml"
     config.write_text(f"backends: {{mlx: null, ollama: null, echo: {{models: {models}}}}}")
     monkeypatch.setenv("TANDEM_CONFIG", str(config))
+    monkeypatch.setattr("sys.stdin", None)  # It is closed: pytest's own raises when it is read.
     tasks = [block for block in of("sh") if block.page.stem in TASKS]
     run = [words for block in tasks for _, words in commands(block) if to_tandem(words) is not None]
     assert len(run) > 15

@@ -46,16 +46,6 @@ _DECODERS = ThreadPoolExecutor(2, "audio")
 which takes 200 MB and, at high rates, minutes. Other work has threads of its own."""
 
 
-async def decode_beside(data: bytes, config: AudioConfig) -> bytes:
-    """Decode as `decode`, beside the event loop; a cancelled call ends with the next frame."""
-    given_up = threading.Event()
-    loop = asyncio.get_running_loop()
-    try:
-        return await loop.run_in_executor(_DECODERS, decode, data, config, given_up.is_set)
-    finally:
-        given_up.set()
-
-
 def decode(
     data: bytes, config: AudioConfig, is_given_up: Callable[[], bool] = lambda: False
 ) -> bytes:
@@ -86,6 +76,18 @@ def decode(
     if len(samples) < _MIN_SECONDS * TRANSCRIPTION_RATE * _FLOAT_BYTES:
         raise _invalid(f"The audio is shorter than {_MIN_SECONDS} seconds.")
     return samples
+
+
+async def decode_beside(
+    data: bytes, config: AudioConfig, decoder: Callable[..., bytes] = decode
+) -> bytes:
+    """Decode as `decode`, beside the event loop; a cancelled call ends with the next frame."""
+    given_up = threading.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.run_in_executor(_DECODERS, decoder, data, config, given_up.is_set)
+    finally:
+        given_up.set()
 
 
 def _without_tags(data: bytes) -> bytes:

@@ -66,15 +66,16 @@ def chat(
         raise CommandError(
             f"'{model}' is not the name of a model: `tandem chat MODEL PROMPT` asks one.", 2
         )
+    settings = read_settings(config)
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if as_json and prompt is None and is_terminal:
         raise CommandError("--json prints one answer: give a prompt.", 2)
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     if not is_terminal:
-        prompt = _with_stdin(prompt)
+        prompt = with_stdin(prompt, sys.stdin)
     if prompt is not None and not prompt.strip():
         raise CommandError("The prompt is empty: give one as an argument, or through a pipe.", 2)
-    with any_server(read_settings(config), url, config) as server:
+    with any_server(settings, url, config) as server:
         talk = Conversation(model or _first_model(server), system, options)
         for path in image or ():
             talk.add_image(path)
@@ -84,31 +85,32 @@ def chat(
             _Repl(server, talk).run()
 
 
-def _with_stdin(prompt: str | None) -> str:
-    """Return what stdin has, and `prompt` after it, in the order of `ollama run`.
+def with_stdin(prompt: str | None, stdin: TextIO | None, seconds: float = _STDIN_SECONDS) -> str:
+    """Return what `stdin` has, and `prompt` after it, in the order of `ollama run`.
 
-    Bytes that are no text are refused where they are sent. A prompt does not wait for ever for a
-    pipe that another program holds open. Source: `RunHandler` of Ollama's cmd/cmd.go.
+    Bytes that are no text are refused where they are sent. A prompt waits at most `seconds` for
+    the first data, because another program may hold the pipe open. Source: `RunHandler` of
+    Ollama's cmd/cmd.go.
     """
-    if sys.stdin is None:  # It was closed, as by `<&-`.
+    if stdin is None:  # It was closed, as by `<&-`.
         return prompt or ""
-    if prompt is not None and not _is_readable(sys.stdin):
+    if prompt is not None and not _is_readable(stdin, seconds):
         print(
-            f"tandem: nothing came through stdin within {_STDIN_SECONDS:.0f} s: the prompt goes "
+            f"tandem: nothing came through stdin within {seconds:g} s: the prompt goes "
             "without it. `< /dev/null` saves the wait.",
             file=sys.stderr,
         )
         return prompt
-    if (reconfigure := getattr(sys.stdin, "reconfigure", None)) is not None:
+    if (reconfigure := getattr(stdin, "reconfigure", None)) is not None:
         reconfigure(errors="surrogateescape")
-    text = sys.stdin.read()
+    text = stdin.read()
     return "\n".join(part for part in (text.removesuffix("\n"), prompt) if part)
 
 
-def _is_readable(stream: TextIO) -> bool:
+def _is_readable(stream: TextIO, seconds: float) -> bool:
     """Wait until `stream` has data or its end; False if neither comes in time."""
     try:
-        return bool(select.select([stream], [], [], _STDIN_SECONDS)[0])
+        return bool(select.select([stream], [], [], seconds)[0])
     except (OSError, ValueError):  # It has no descriptor: a stream of this process.
         return True
 

@@ -43,7 +43,7 @@ class Database:
         self._recover = recover
         self._file: _File | None = None
         self._failures: dict[str, str] = {}
-        """How the latest transaction of a kind has failed; none that succeeded."""
+        """The reasons by the kind of transaction, if the latest one of a kind has failed."""
 
     @property
     def failure(self) -> str | None:

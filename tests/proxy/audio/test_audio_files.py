@@ -4,7 +4,6 @@ import asyncio
 import io
 import struct
 import threading
-import time
 import wave
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,7 +15,6 @@ import soundfile
 from fakes.tiny_audio import sine
 
 from adapters.errors import InvalidRequestError
-from proxy.audio import decode as decoding
 from proxy.audio.decode import decode, decode_beside
 from proxy.audio.encode import AudioFormat, Encoder
 from proxy.config import AudioConfig
@@ -186,18 +184,17 @@ def test_decoding_ends_with_the_next_frame_once_it_is_given_up():
     assert 0 < len(samples) / 4 / 16_000 < 20
 
 
-async def test_cancelled_calls_give_their_decoding_up(monkeypatch: pytest.MonkeyPatch):
+async def test_cancelled_calls_give_their_decoding_up():
     """Both threads are free at once for another file."""
     began, is_over = threading.Semaphore(0), threading.Event()
 
     def scripted(data: bytes, _: AudioConfig, is_given_up: Callable[[], bool]) -> bytes:
         began.release()
-        while data == b"long" and not (is_given_up() or is_over.is_set()):
-            time.sleep(0.001)
+        while data == b"long" and not is_given_up() and not is_over.wait(0.001):
+            pass
         return data
 
-    monkeypatch.setattr(decoding, "decode", scripted)
-    calls = [asyncio.create_task(decode_beside(b"long", LIMITS)) for _ in range(2)]
+    calls = [asyncio.create_task(decode_beside(b"long", LIMITS, scripted)) for _ in range(2)]
     for call in calls:
         await asyncio.to_thread(began.acquire)
         assert not call.done()
@@ -205,6 +202,6 @@ async def test_cancelled_calls_give_their_decoding_up(monkeypatch: pytest.Monkey
         call.cancel()
     try:
         async with asyncio.timeout(20):
-            assert await decode_beside(b"short", LIMITS) == b"short"
+            assert await decode_beside(b"short", LIMITS, scripted) == b"short"
     finally:
         is_over.set()

@@ -22,6 +22,7 @@ from servers.server_process import Running, command, serving, write
 from adapters.config import EMBEDDED
 from adapters.mlx.kept_results import keep_result
 from proxy.cli import main
+from proxy.cli.chat import with_stdin
 from proxy.cli.command import CommandError
 from proxy.cli.conversation import Conversation
 from proxy.cli.running_server import RunningServer, noted
@@ -161,16 +162,11 @@ def test_prompt_goes_alone_when_stdin_is_closed(tandem: Any, monkeypatch: pytest
     assert (status, "The prompt is empty" in err) == (2, True)
 
 
-def test_prompt_goes_alone_when_an_open_pipe_stays_without_data(
-    tandem: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("proxy.cli.chat._STDIN_SECONDS", 0.01)
+def test_prompt_goes_alone_when_an_open_pipe_stays_without_data(capsys: pytest.CaptureFixture[str]):
     reading, writing = os.pipe()
     with os.fdopen(reading) as pipe, os.fdopen(writing, "w"):
-        monkeypatch.setattr("sys.stdin", pipe)
-        status, out, err = tandem("chat", "fast", "Hello there")
-    assert (status, out) == (0, "Hello there\n")
-    assert "nothing came through stdin" in err
+        assert with_stdin("Hello there", pipe, seconds=0.01) == "Hello there"
+    assert "nothing came through stdin within 0.01 s" in capsys.readouterr().err
 
 
 def test_prompt_that_is_empty_is_not_sent(tandem: Any):
