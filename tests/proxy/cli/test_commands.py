@@ -603,5 +603,5 @@ def test_a_server_is_started_for_a_command_that_needs_one(tmp_path: Path):
     config = write(tmp_path, SETTINGS)
     words = command("chat", "fast", "Hello alone", "--config", str(config))
     env = os.environ | {"TANDEM_PORT": "9"}
-    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello alone\n", "")
