@@ -86,7 +86,8 @@ class LoopEnd:
             return logits  # A quote would be one of the text.
         allowed = [token for token in self._closing_tokens if logits[0, token].item() != -mx.inf]
         if {*self._brackets} <= {*allowed}:
-            allowed = allowed[:1]  # Both are possible in a text only, which a quote closes.
+            # Both are possible in a text only, which a quote closes.
+            allowed = [token for token in allowed if token == self._quote]
         elif text.rstrip().endswith((",", ":", "[", "{")):
             allowed = [token for token in allowed if token != self._quote]  # It would open a text.
         if not allowed:

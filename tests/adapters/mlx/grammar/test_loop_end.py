@@ -119,8 +119,9 @@ ROWS = [{"row": row, "text": "line"} for row in range(60)]
         ({"type": "string"}, json.dumps("lemon " * 38)),
         ({"type": "array", "minItems": 100}, json.dumps([0] * 100)),
         ({"type": "array", "minItems": 101}, json.dumps([10, *[0] * 100])),
+        ({"type": "string", "minLength": 600}, json.dumps("lemon " * 100)),
     ],
-    ids=["rows", "counting", "short", "demanded", "demanded and shifted"],
+    ids=["rows", "counting", "short", "demanded", "demanded and shifted", "demanded text"],
 )
 async def test_other_answers_are_left_alone(
     compiler: GrammarCompiler, tokenizer: Any, schema: Any, wanted: str
