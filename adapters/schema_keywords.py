@@ -95,7 +95,7 @@ IS_OF: Mapping[str, Callable[[Any], bool]] = {
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
-"""Whether a value is of a type of JSON Schema."""
+"""True where a value is of a type of JSON Schema."""
 
 
 def _is_type(value: Any) -> bool:
