@@ -30,6 +30,7 @@ from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.logprobs import TokenLedger, to_logprob, to_prompt_logprobs
 from adapters.mlx.output.parse import SectionReader, create_reader, visible_texts
 from adapters.mlx.output.reasoning import Reasoning
+from adapters.mlx.output.spelled_markers import SpelledMarkers
 from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.output.tool_calls.output_pieces import Piece
 from adapters.mlx.sequence import ChunkRead, Finish, Post, PromptRead, Sampled, Sequence
@@ -188,6 +189,7 @@ class Answer:
         self._text = reading.vocabulary.detokenizer(controls, before)
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)
+        self._spelled = SpelledMarkers(reading.vocabulary)
         self._calls_only = reading.calls_only
         self._sequence = sequence
         self._choice = sequence.choice
@@ -253,6 +255,7 @@ class Answer:
         if self._reader is None:
             matched = self._show(text, text, last=last)
         else:
+            text = self._spelled.hide(sampled.token, text)
             matched = self._read(self._reader, text, last=last)
         if last or matched is not None:
             if self._sequence.reports_prompt:
@@ -265,7 +268,7 @@ class Answer:
         pieces = reader.feed(text) + (reader.finish() if last else [])
         if self._reasoning is not None and (before or reader.in_reasoning):
             self._reasoning += 1
-        for piece in pieces:
+        for piece in map(self._spelled.reveal, pieces):
             if (matched := self._write_piece(piece)) is not None:
                 return matched
         if last:

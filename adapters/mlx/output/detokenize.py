@@ -44,6 +44,12 @@ class Vocabulary:
             str(tokenizer.convert_ids_to_tokens(token)): token for token in self._special
         }
         """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
+        added = tokenizer.added_tokens_decoder.items()
+        self.marker_tokens: dict[int, str] = {
+            token: own.content for token, own in added if own.special and own.content
+        }
+        """Id -> text of the tokens with a name that ordinary text may spell without a meaning,
+        with a role or not. Others, as Qwen's `<tool_call>`, are text for the tokenizer too."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
         sample = tokenizer.detokenizer
         self._byte_level = isinstance(sample, BPEStreamingDetokenizer)
