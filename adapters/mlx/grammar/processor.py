@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher
 
-from adapters.errors import BackendError, GenerationError
+from adapters.errors import BackendError, GenerationError, UnsupportedParameterError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,8 @@ class GrammarProcessor:
         self._matcher = matcher
         self._started = False
         self._ended = False
+        self._allowed = b""
+        """The mask for the token that the next call consumes, 8 tokens a byte."""
         self.error: BackendError | None = None
 
     @property
@@ -50,13 +52,18 @@ class GrammarProcessor:
             self._ended = True
         elif not self._matcher.consume_token(token):
             self._fail()
+            # The unknown token is allowed where a required character has no token, then refused.
+            if self._allowed[token // 8] >> token % 8 & 1:
+                self.error = UnsupportedParameterError(
+                    "This model's vocabulary cannot write a character that the grammar requires."
+                )
 
     def _masked(self, logits: mx.array) -> mx.array:
-        allowed = self._matcher.compute_bitmask()
+        self._allowed = self._matcher.compute_bitmask()
         if self._matcher.is_error():
             self._fail()
             return logits
-        return mx.where(_unpack(allowed, logits.shape[-1]), logits, -mx.inf)
+        return mx.where(_unpack(self._allowed, logits.shape[-1]), logits, -mx.inf)
 
     def _fail(self) -> None:
         logger.warning("a grammar gave up: %s", self._matcher.stop_reason())
