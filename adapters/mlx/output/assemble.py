@@ -27,7 +27,12 @@ from adapters.events import (
 )
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.output.detokenize import Vocabulary
-from adapters.mlx.output.logprobs import TokenLedger, to_logprob, to_prompt_logprobs
+from adapters.mlx.output.logprobs import (
+    TokenLedger,
+    to_logprob,
+    to_prompt_logprobs,
+    without_space,
+)
 from adapters.mlx.output.parse import SectionReader, create_reader, visible_texts
 from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.spelled_markers import SpelledMarkers
@@ -187,6 +192,10 @@ class Answer:
         self._echo = reading.echo
         before = sequence.prompt[-_NEIGHBOURS:] if reading.keeps_space else ()
         self._text = reading.vocabulary.detokenizer(controls, before)
+        self._before = before
+        self._has_text = False
+        """A token with text came, of any section, a space that is not shown included. Kept for
+        logprobs only."""
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)
         self._spelled = SpelledMarkers(reading.vocabulary)
@@ -245,11 +254,8 @@ class Answer:
         last = sampled.finish is not None
         text = "" if sampled.finish == "stop" else self._text.add(sampled.token)
         if self._ledger is not None and sampled.finish != "stop":
-            entry = to_logprob(self._vocabulary, sampled)
-            own = text.encode()
-            if self._count == 1 and entry.bytes == (*b" ", *own):  # SentencePiece's first space.
-                entry = replace(entry, bytes=tuple(own))
-            self._ledger.add(entry, len(text))
+            self._ledger.add(self._to_entry(sampled), len(text))
+            self._has_text |= bool(text or self._vocabulary.bytes_of(sampled.token))
         if last:
             text += self._text.finish()
         if self._reader is None:
@@ -261,6 +267,13 @@ class Answer:
             if self._sequence.reports_prompt:
                 self._report_silent(sampled)
             self._finish(sampled.finish, matched)
+
+    def _to_entry(self, sampled: Sampled) -> TokenLogprob:
+        """Return the logprob of a token as the text has it."""
+        entry = to_logprob(self._vocabulary, sampled)
+        tokens = (sampled.token, *(token for token, _ in sampled.top))
+        is_bare = not self._has_text and self._vocabulary.drops_space(tokens, self._before)
+        return without_space(entry) if is_bare else entry
 
     def _read(self, reader: SectionReader, text: str, *, last: bool) -> str | None:
         """Write the sections of `text`; return the stop string that ended the answer."""

@@ -2,7 +2,7 @@
 
 # pyright: basic
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ordered
 from typing import Any, Protocol
 
@@ -69,6 +69,13 @@ class Vocabulary:
             return WindowDetokenizer(self._tokenizer, silent, before)
         shown = {self.control_tokens[text]: text.encode() for text in seen}
         return ByteDetokenizer(self, trim_space=self._trim and not before, shown=shown)
+
+    def drops_space(self, tokens: Iterable[int], before: Ordered[int]) -> bool:
+        """Return whether one of `tokens` loses its space as the first of an answer."""
+        return any(
+            self.bytes_of(token) == b" " + self.detokenizer(before=before).add(token).encode()
+            for token in tokens
+        )
 
     def find_control_tokens(self, texts: tuple[str, ...]) -> frozenset[str]:
         """Return the control tokens that occur in any of `texts`."""
