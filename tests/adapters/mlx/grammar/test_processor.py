@@ -83,12 +83,15 @@ async def test_error_is_set_when_the_matcher_raises(
     assert isinstance(processor.error, GenerationError)
 
 
-async def test_a_character_that_the_vocabulary_lacks_is_the_reason_of_the_error() -> None:
+@pytest.mark.parametrize("pattern", ["(a|bx)c", "(a|b[0-9])c"])
+async def test_a_character_that_the_vocabulary_lacks_is_the_reason_of_the_error(
+    pattern: str,
+) -> None:
     tokenizer = letters_without_bytes("abc")
-    processor = await processor_for(GrammarCompiler(tokenizer, frozenset({0})), "(a|bx)c")
-    _, b = tokenizer.convert_tokens_to_ids(["a", "b"])
-    tokens = [*PROMPT, b]
+    processor = await processor_for(GrammarCompiler(tokenizer, frozenset({0})), pattern)
+    tokens = [*PROMPT, tokenizer.convert_tokens_to_ids("b")]
     allowed(processor, PROMPT)
-    allowed(processor, [*tokens, *allowed(processor, tokens)])
+    left = allowed(processor, tokens)
+    allowed(processor, [*tokens, left[0]])
     assert isinstance(processor.error, UnsupportedParameterError)
     assert "vocabulary cannot write" in processor.error.message
