@@ -7,7 +7,7 @@ reported, so that an invented keyword is treated like a forgotten one.
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -16,7 +16,6 @@ from adapters.property_names import allows_every_name
 Node = Any
 """A schema: an object, or True for any value and False for none."""
 
-TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 DEFINITIONS = ("$defs", "definitions")
 MAPS = ("properties", "patternProperties")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -87,9 +86,21 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+IS_OF: Mapping[str, Callable[[Any], bool]] = {
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "number": is_number,
+    "integer": lambda value: is_number(value) and value % 1 == 0,
+    "boolean": lambda value: isinstance(value, bool),
+    "null": lambda value: value is None,
+}
+"""True where a value is of a type of JSON Schema."""
+
+
 def _is_type(value: Any) -> bool:
     names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name in TYPES for name in names)
+    return bool(names) and all(isinstance(name, str) and name in IS_OF for name in names)
 
 
 def _is_schema(value: Any) -> bool:
@@ -121,6 +132,11 @@ _RANGES = (
     ("minLength", "maxLength"),
     ("minItems", "maxItems"),
     ("minProperties", "maxProperties"),
+)
+_OPEN_RANGES = (
+    ("exclusiveMinimum", "exclusiveMaximum"),
+    ("exclusiveMinimum", "maximum"),
+    ("minimum", "exclusiveMaximum"),
 )
 _COUNTS = frozenset(keyword for pair in _RANGES[1:] for keyword in pair)
 _EXCLUSIVE = {"minimum": "exclusiveMinimum", "maximum": "exclusiveMaximum"}
@@ -164,7 +180,7 @@ class _Reading:
                 self.faults.append(Fault(at, keyword, reason, True))
             else:
                 kept[keyword] = self._value(keyword, value, at)
-        for keyword, reason in _crossed_ranges(kept):
+        for keyword, reason in {**_crossed_ranges(kept), **_excluded_values(kept)}.items():
             del kept[keyword]
             self.faults.append(Fault(f"{path}.{keyword}", keyword, reason, True))
         self._require_possible(kept, path)
@@ -225,10 +241,30 @@ def _with_prefix_items(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _crossed_ranges(schema: dict[str, Any]) -> list[tuple[str, str]]:
+def _crossed_ranges(schema: dict[str, Any]) -> dict[str, str]:
     """Return the upper bounds that are below the lower ones, each with the reason."""
-    return [
-        (high, f"The schema's '{low}' is above '{high}'.")
+    above = {
+        high: f"The schema's '{low}' is above '{high}'."
         for low, high in _RANGES
         if low in schema and high in schema and schema[low] > schema[high]
-    ]
+    }
+    empty = {
+        high: f"No number is between the schema's '{low}' and '{high}'."
+        for low, high in _OPEN_RANGES
+        if low in schema and high in schema and schema[low] >= schema[high]
+    }
+    return empty | above
+
+
+def _excluded_values(schema: dict[str, Any]) -> dict[str, str]:
+    """Return `type` or `enum` where it excludes every value beside it, with the reason."""
+    excluded: dict[str, str] = {}
+    if "const" in schema and "enum" in schema and schema["const"] not in schema["enum"]:
+        excluded["enum"] = "The schema's 'const' is none of the values of its 'enum'."
+    keyword = "const" if "const" in schema else "enum"
+    if keyword in schema and "type" in schema:
+        values = [schema["const"]] if keyword == "const" else schema["enum"]
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        if not any(IS_OF[name](value) for name in types for value in values):
+            excluded["type"] = f"No value of the schema's '{keyword}' has its 'type'."
+    return excluded

@@ -40,6 +40,31 @@ MISTAKES: tuple[tuple[Any, str, str], ...] = (
         "The schema's 'minLength' is above 'maxLength'.",
     ),
     (
+        {"type": "number", "exclusiveMinimum": 3, "maximum": 3},
+        ".maximum",
+        "No number is between the schema's 'exclusiveMinimum' and 'maximum'.",
+    ),
+    (
+        {"type": "number", "minimum": 4, "exclusiveMinimum": 4, "maximum": 3},
+        ".maximum",
+        "The schema's 'minimum' is above 'maximum'.",
+    ),
+    (
+        {"type": "integer", "enum": ["1", "2"]},
+        ".type",
+        "No value of the schema's 'enum' has its 'type'.",
+    ),
+    (
+        {"type": ["string", "null"], "const": 1},
+        ".type",
+        "No value of the schema's 'const' has its 'type'.",
+    ),
+    (
+        {"const": "a", "enum": ["b"]},
+        ".enum",
+        "The schema's 'const' is none of the values of its 'enum'.",
+    ),
+    (
         {"required": ["b"], "additionalProperties": False},
         ".required",
         "The schema requires 'b', which is none of its 'properties'.",

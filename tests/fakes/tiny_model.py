@@ -11,7 +11,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama, llama4, mamba
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from adapters.config import MLXConfig
 
@@ -150,6 +152,17 @@ def write_sentencepiece(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": "</s>"}))
+
+
+def letters_without_bytes(letters: str) -> Any:
+    """Return mlx-lm's tokenizer of a vocabulary of `letters` alone, as T5 has one: `</s>` is 0."""
+    vocabulary = [("</s>", 0.0), ("<unk>", -10.0), *((letter, -3.0) for letter in ("▁", *letters))]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("</s>", "<unk>")])
+    own = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+    return TokenizerWrapper(own)
 
 
 def write_tokenizer(folder: Path, template: str) -> None:

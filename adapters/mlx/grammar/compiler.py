@@ -39,6 +39,8 @@ COMPILE_SECONDS = 2.0
 """Processor time of one compilation."""
 _BUSY = 5.0
 """Limit of the wall-clock time, as a multiple of the processor time: the machine may be busy."""
+_MOST_FORCED = 256
+"""Tokens without an alternative that are tried when a grammar is compiled."""
 WAIT_SECONDS = 10.0
 """Time that a request waits while the grammars of others are compiled."""
 
@@ -329,6 +331,7 @@ def _compile_grammar(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
         )
     matcher = _new_matcher(tokenizer, grammar.text)
     if not (error := _error_of(matcher)):
+        _require_writable(matcher, grammar.param)
         return matcher
     for schema in grammar.schemas if len(grammar.schemas) > 1 else ():
         if schema_error := _error_of(_new_matcher(tokenizer, schema.as_grammar())):
@@ -349,6 +352,37 @@ def _error_of(matcher: LLMatcher) -> str:
     if not any(first.compute_bitmask()):
         return first.get_error() or "it allows no answer"
     return first.get_error()
+
+
+def _require_writable(matcher: LLMatcher, param: str) -> None:
+    """Follow the tokens without an alternative from the beginning of the answer.
+
+    Vocabularies without bytes, as T5's, lack characters: the unknown token stands in their place,
+    which the matcher then refuses.
+
+    Raises:
+        UnsupportedParameterError: the vocabulary cannot write them.
+    """
+    ahead = matcher.deep_copy()
+    for _ in range(_MOST_FORCED):
+        if ahead.is_stopped():
+            return
+        forced = ahead.compute_ff_bytes().decode("utf-8", "ignore")
+        token = _only_token(ahead.compute_bitmask())
+        if token is None:
+            return
+        if not ahead.consume_token(token):
+            raise UnsupportedParameterError(
+                f"This model's vocabulary cannot write all of {forced[:40]!r}, which the grammar "
+                "requires.",
+                param=param,
+            )
+
+
+def _only_token(allowed: bytes) -> int | None:
+    """Return the token of a mask with a single one."""
+    bits = int.from_bytes(allowed, "little")
+    return bits.bit_length() - 1 if bits.bit_count() == 1 else None
 
 
 def _schema_error(tokenizer: LLTokenizer, rule: SchemaRule) -> str:

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from llguidance import LLMatcher
 
-from adapters.errors import BackendError, GenerationError
+from adapters.errors import BackendError, GenerationError, UnsupportedParameterError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,8 @@ class GrammarProcessor:
         self._matcher = matcher
         self._started = False
         self._ended = False
+        self._allowed = b""
+        """The mask for the token that the next call consumes, 8 tokens a byte."""
         self.error: BackendError | None = None
 
     @property
@@ -49,21 +51,27 @@ class GrammarProcessor:
             # The answer was complete before this token, which a step started too early has sampled.
             self._ended = True
         elif not self._matcher.consume_token(token):
-            self._fail()
+            # The unknown token is allowed where a required text has no token, then refused.
+            self._fail(is_unwritable=bool(self._allowed[token // 8] >> token % 8 & 1))
 
     def _masked(self, logits: mx.array) -> mx.array:
-        allowed = self._matcher.compute_bitmask()
+        self._allowed = self._matcher.compute_bitmask()
         if self._matcher.is_error():
-            self._fail()
+            self._fail(is_unwritable="NoExtension" in self._matcher.get_error())
             return logits
-        return mx.where(_unpack(allowed, logits.shape[-1]), logits, -mx.inf)
+        return mx.where(_unpack(self._allowed, logits.shape[-1]), logits, -mx.inf)
 
-    def _fail(self) -> None:
+    def _fail(self, *, is_unwritable: bool) -> None:
         logger.warning("a grammar gave up: %s", self._matcher.stop_reason())
-        self.error = GenerationError(
-            "The grammar became too complex for this answer, or allows no further token.",
-            lasting=True,
-        )
+        if is_unwritable:
+            self.error = UnsupportedParameterError(
+                "The grammar requires a character here that this model's vocabulary cannot write."
+            )
+        else:
+            self.error = GenerationError(
+                "The grammar became too complex for this answer, or allows no further token.",
+                lasting=True,
+            )
 
 
 def _unpack(allowed: bytes, vocabulary: int) -> mx.array:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
+from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.tuner.utils import load_adapters
 
 from adapters.chat_template.template import ChatTemplate
@@ -27,7 +29,12 @@ from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.models.rope_settings import classes_of
 from adapters.mlx.models.tokenizer import open_tokenizer
-from adapters.mlx.models.transformers_settings import unread, unread_window, with_output
+from adapters.mlx.models.transformers_settings import (
+    unread,
+    unread_short_factors,
+    unread_window,
+    with_output,
+)
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
@@ -113,6 +120,10 @@ def load_folder(
     """
     with explained(path, loading.name, *extras.folders):
         return (yield from _load(path, dequantize, loading, extras))
+
+
+_PLAIN = (nn.Linear, nn.Embedding, nn.RMSNorm, nn.LayerNorm, SwitchLinear)
+"""Layers that are not quantised."""
 
 
 @contextmanager
@@ -218,6 +229,8 @@ def _notes_of(config: dict[str, Any], model: Any) -> tuple[str, ...]:
     """Return what the model's code leaves out of its `config.json`."""
     module = sys.modules[type(model).__module__]
     notes = unread(config, module) if module.__name__.startswith("mlx_lm.models.") else ()
+    if (short := unread_short_factors(config, model)) is not None:
+        notes += (f"Up to {short} tokens its text is another one: mlx-lm has no short factors.",)
     window = unread_window(config, model)
     if window is None:
         return notes
@@ -297,8 +310,26 @@ def _open(
             model_config=with_output(path, read_config(path) or {}),
             get_model_classes=classes_of,
         )
+    _require_floats(model)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
+
+
+def _require_floats(model: Any) -> None:
+    """Refuse integers in a layer that computes with its weights as they are. MLX reads numbers of
+    8 bits (`F8_E4M3`) as integers too, and mlx-lm does not compare types.
+
+    Raises:
+        GenerationError: names the weights.
+    """
+    for name, layer in model.named_modules():
+        weight = getattr(layer, "weight", None) if type(layer) in _PLAIN else None
+        if weight is not None and not mx.issubdtype(weight.dtype, mx.floating):
+            raise GenerationError(
+                f"The weights '{name}.weight' have 8-bit numbers or integers without a scale that "
+                "mlx-lm reads. Convert the original model with 'mlx_lm.convert'.",
+                lasting=True,
+            )
 
 
 def model_files(path: Path) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.rope_utils import SuScaledRoPE
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -272,6 +273,18 @@ def unread_window(config: Mapping[str, Any], model: Any) -> int | None:
         return None
     has_window = any(getattr(cache, "max_size", None) for cache in make_prompt_cache(model))
     return None if has_window or window >= texts.max_position_embeddings else window
+
+
+def unread_short_factors(config: Mapping[str, Any], model: Any) -> int | None:
+    """Return the tokens up to which `config.json` has rotary factors of their own (`longrope`, of
+    Phi 3.5 and MiniCPM 3) where a loaded model has those of longer texts only."""
+    texts = {**config, **(config.get("text_config") or {})}
+    rope = texts.get("rope_scaling") or texts.get("rope_parameters") or {}
+    has_long = any(isinstance(layer, SuScaledRoPE) for layer in model.modules())
+    if not has_long or rope.get("short_factor") in (None, rope.get("long_factor")):
+        return None
+    limit = "original_max_position_embeddings"
+    return rope.get(limit) or texts.get(limit)
 
 
 def _fields(known: PreTrainedConfig) -> frozenset[str]:

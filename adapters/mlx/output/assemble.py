@@ -27,9 +27,15 @@ from adapters.events import (
 )
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.output.detokenize import Vocabulary
-from adapters.mlx.output.logprobs import TokenLedger, to_logprob, to_prompt_logprobs
+from adapters.mlx.output.logprobs import (
+    TokenLedger,
+    to_logprob,
+    to_prompt_logprobs,
+    without_space,
+)
 from adapters.mlx.output.parse import SectionReader, create_reader, visible_texts
 from adapters.mlx.output.reasoning import Reasoning
+from adapters.mlx.output.spelled_markers import SpelledMarkers
 from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.output.tool_calls.output_pieces import Piece
 from adapters.mlx.sequence import ChunkRead, Finish, Post, PromptRead, Sampled, Sequence
@@ -186,8 +192,13 @@ class Answer:
         self._echo = reading.echo
         before = sequence.prompt[-_NEIGHBOURS:] if reading.keeps_space else ()
         self._text = reading.vocabulary.detokenizer(controls, before)
+        self._before = before
+        self._has_text = False
+        """A token with text came, of any section, a space that is not shown included. Kept for
+        logprobs only."""
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)
+        self._spelled = SpelledMarkers(reading.vocabulary)
         self._calls_only = reading.calls_only
         self._sequence = sequence
         self._choice = sequence.choice
@@ -243,21 +254,26 @@ class Answer:
         last = sampled.finish is not None
         text = "" if sampled.finish == "stop" else self._text.add(sampled.token)
         if self._ledger is not None and sampled.finish != "stop":
-            entry = to_logprob(self._vocabulary, sampled)
-            own = text.encode()
-            if self._count == 1 and entry.bytes == (*b" ", *own):  # SentencePiece's first space.
-                entry = replace(entry, bytes=tuple(own))
-            self._ledger.add(entry, len(text))
+            self._ledger.add(self._to_entry(sampled), len(text))
+            self._has_text |= bool(text or self._vocabulary.bytes_of(sampled.token))
         if last:
             text += self._text.finish()
         if self._reader is None:
             matched = self._show(text, text, last=last)
         else:
+            text = self._spelled.hide(sampled.token, text)
             matched = self._read(self._reader, text, last=last)
         if last or matched is not None:
             if self._sequence.reports_prompt:
                 self._report_silent(sampled)
             self._finish(sampled.finish, matched)
+
+    def _to_entry(self, sampled: Sampled) -> TokenLogprob:
+        """Return the logprob of a token as the text has it."""
+        entry = to_logprob(self._vocabulary, sampled)
+        tokens = (sampled.token, *(token for token, _ in sampled.top))
+        is_bare = not self._has_text and self._vocabulary.drops_space(tokens, self._before)
+        return without_space(entry) if is_bare else entry
 
     def _read(self, reader: SectionReader, text: str, *, last: bool) -> str | None:
         """Write the sections of `text`; return the stop string that ended the answer."""
@@ -265,7 +281,7 @@ class Answer:
         pieces = reader.feed(text) + (reader.finish() if last else [])
         if self._reasoning is not None and (before or reader.in_reasoning):
             self._reasoning += 1
-        for piece in pieces:
+        for piece in map(self._spelled.reveal, pieces):
             if (matched := self._write_piece(piece)) is not None:
                 return matched
         if last:

@@ -2,7 +2,7 @@
 
 # pyright: basic
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ordered
 from typing import Any, Protocol
 
@@ -44,6 +44,12 @@ class Vocabulary:
             str(tokenizer.convert_ids_to_tokens(token)): token for token in self._special
         }
         """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
+        added = tokenizer.added_tokens_decoder.items()
+        self.marker_tokens: dict[int, str] = {
+            token: own.content for token, own in added if own.special and own.content
+        }
+        """Id -> text of the tokens with a name that ordinary text may spell without a meaning,
+        with a role or not. Others, as Qwen's `<tool_call>`, are text for the tokenizer too."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
         sample = tokenizer.detokenizer
         self._byte_level = isinstance(sample, BPEStreamingDetokenizer)
@@ -63,6 +69,13 @@ class Vocabulary:
             return WindowDetokenizer(self._tokenizer, silent, before)
         shown = {self.control_tokens[text]: text.encode() for text in seen}
         return ByteDetokenizer(self, trim_space=self._trim and not before, shown=shown)
+
+    def drops_space(self, tokens: Iterable[int], before: Ordered[int]) -> bool:
+        """Return whether one of `tokens` loses its space as the first of an answer."""
+        return any(
+            self.bytes_of(token) == b" " + self.detokenizer(before=before).add(token).encode()
+            for token in tokens
+        )
 
     def find_control_tokens(self, texts: tuple[str, ...]) -> frozenset[str]:
         """Return the control tokens that occur in any of `texts`."""

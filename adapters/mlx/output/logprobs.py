@@ -4,6 +4,8 @@ import codecs
 from collections import deque
 from collections.abc import Sequence as Ordered
 
+from msgspec.structs import replace
+
 from adapters.events import TokenLogprob
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.sequence import Sampled
@@ -19,18 +21,26 @@ def to_prompt_logprobs(
     vocabulary: Vocabulary, prompt: Ordered[int], read: Ordered[Sampled], text: str
 ) -> tuple[TokenLogprob, ...]:
     """Convert all tokens of `prompt`; `read` lacks the first. `text` is the prompt as shown."""
-    first = TokenLogprob(token=vocabulary.text_of(prompt[0]), logprob=0.0, is_first=True)
-    entries = [first, *(to_logprob(vocabulary, token) for token in read)]
+    first = TokenLogprob(
+        token=vocabulary.text_of(prompt[0]),
+        logprob=0.0,
+        bytes=tuple(vocabulary.bytes_of(prompt[0])),
+        is_first=True,
+    )
     places = Places(text)
-    return tuple(
-        TokenLogprob(
-            token=entry.token,
-            logprob=entry.logprob,
-            bytes=places.bytes_of(vocabulary.bytes_of(token), entry.token),
-            top=entry.top,
-            is_first=entry.is_first,
-        )
-        for entry, token in zip(entries, prompt, strict=True)
+    return tuple(map(places.shown, (first, *(to_logprob(vocabulary, token) for token in read))))
+
+
+def without_space(entry: TokenLogprob) -> TokenLogprob:
+    """Take SentencePiece's space before the first word, which is not part of the text, off a token
+    and off those that were likely in its place."""
+    own = entry.bytes or ()
+    is_spaced = own[:1] == (*b" ",)
+    return replace(
+        entry,
+        token=entry.token.removeprefix(" ") if is_spaced else entry.token,
+        bytes=own[1:] if is_spaced else own,
+        top=tuple(map(without_space, entry.top)),
     )
 
 
@@ -42,16 +52,16 @@ class Places:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._read = 0
 
-    def bytes_of(self, own: bytes, name: str) -> tuple[int, ...]:
-        """Return the bytes of the next token. A control token is in the text by its name, or was
-        added by the tokenizer."""
-        if not own and self._text.startswith(name, self._read):
-            own = name.encode()
-        # SentencePiece writes a space before the first word, which is not part of the text.
+    def shown(self, entry: TokenLogprob) -> TokenLogprob:
+        """Return the next token as the text has it. A control token is in the text by its name, or
+        was added by the tokenizer."""
+        if not entry.bytes and self._text.startswith(entry.token, self._read):
+            entry = replace(entry, bytes=tuple(entry.token.encode()))
+        own = bytes(entry.bytes or ())
         if self._read == 0 and own.startswith(b" ") and not self._text.startswith(" "):
-            own = own[1:]
-        self._read += len(self._decoder.decode(own))
-        return tuple(own)
+            entry = without_space(entry)
+        self._read += len(self._decoder.decode(bytes(entry.bytes or ())))
+        return entry
 
 
 def _to_entry(

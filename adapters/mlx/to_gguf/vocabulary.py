@@ -2,7 +2,8 @@
 """Convert a model's `tokenizer.json` to the metadata of a GGUF, and check that ids stay the same.
 
 Pre-tokenizers have no name in `tokenizer.json`: the name is found by comparing their output. At the
-end the metadata is read like an import reads it, and has to result in the same ids.
+end the metadata is read like an import reads it, and has to result in the ids that MLX has for the
+folder's prompts. These are not always those of `tokenizer.json`: transformers replaces parts of it.
 """
 
 import json
@@ -24,6 +25,7 @@ from adapters.gguf.tokenizer import (
     ignores_merges,
     pre_tokenized,
 )
+from adapters.mlx.prompt.template import FolderTokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -36,6 +38,7 @@ PROBES = (
     "for (int i = 0; i < n; i++) {\n    return -x;\n}\n",
 )
 """Texts that distinguish the supported pre-tokenizers."""
+_PREFIX = "tokenizer.ggml.add_space_prefix"
 _ACCENTS = "cafe\u0301 na\u0308ive हिन्दी"
 """Distinguishes those that agree on all probes. Not a probe: Tekken's accents on the hub are not
 llama.cpp's."""
@@ -60,14 +63,31 @@ def vocabulary(folder: Path, config: Mapping[str, Any], rows: int, spaced: str) 
         metadata["tokenizer.chat_template"] = template
     if _strips_after_tokens(tokenizer):
         metadata["general.name"] = STRIPPING_NAME
-    imported = build_tokenizer(metadata)
-    for probe in PROBES:
-        expected = tokenizer.encode(probe, add_special_tokens=False).ids
-        if imported.encode(probe, add_special_tokens=False).ids != expected:
-            raise UnsupportedGGUFError(
-                f"The vocabulary cannot be converted: the ids of {probe!r} would change."
-            )
-    return metadata
+    return _with_same_ids(metadata, FolderTokenizer(folder))
+
+
+def _with_same_ids(metadata: dict[str, Any], folder: FolderTokenizer) -> dict[str, Any]:
+    """Return `metadata` with which llama.cpp has the ids of the folder's prompts, or of bare texts
+    where it has no chat template.
+
+    llama.cpp writes SentencePiece's space before each stretch of text, after control tokens too, or
+    nowhere; MLX often writes it at the beginning of a prompt only, where chats have none.
+    """
+    prompts = [prompt for probe in PROBES if (prompt := folder.render([("user", probe)]))]
+    changed = ""
+    for candidate in (metadata, {**metadata, _PREFIX: not metadata.get(_PREFIX)}):
+        imported = build_tokenizer(candidate)
+        different = (
+            text
+            for text in prompts or PROBES
+            if tuple(imported.encode(text, add_special_tokens=False).ids) != folder.ids(text)
+        )
+        if (found := next(different, None)) is None:
+            return candidate
+        changed = changed or found
+    raise UnsupportedGGUFError(
+        f"The vocabulary cannot be converted: the ids of {changed!r} would change."
+    )
 
 
 def _tokens_and_merges(tokenizer: Tokenizer, rows: int, spaced: str) -> dict[str, Any]:

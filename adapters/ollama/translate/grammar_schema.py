@@ -21,7 +21,7 @@ from adapters.ollama.translate.grammar_pattern import (
     UnreadablePatternError,
     to_grammar_pattern,
 )
-from adapters.schema_keywords import DEFINITIONS, Fault, read_schema
+from adapters.schema_keywords import DEFINITIONS, IS_OF, Fault, read_schema
 
 Schema = Mapping[str, Any]
 _Node = dict[str, Any]
@@ -155,7 +155,7 @@ class _Rewriting:
             self._check(path, name)
         values = cast(list[Any], [part["const"]] if keyword == "const" else part["enum"])
         types = self._types(part, path) if "type" in part else []
-        fitting = [v for v in values if not types or any(_IS_OF[t](v) for t in types)]
+        fitting = [v for v in values if not types or any(IS_OF[t](v) for t in types)]
         if not fitting:
             mistake = f"No value of the schema's '{keyword}' has its 'type'."
             self.faults.append(Fault(f"{path}.type", "type", mistake, True))
@@ -467,15 +467,6 @@ def _is_for_all_names(patterns: Any) -> bool:
 _ALL = frozenset({"", ".*", "^.*$", "^(.*)$", "^.*", ".*$"})
 
 
-_IS_OF: Mapping[str, Callable[[Any], bool]] = {
-    "object": lambda v: isinstance(v, dict),
-    "array": lambda v: isinstance(v, list),
-    "string": lambda v: isinstance(v, str),
-    "number": lambda v: isinstance(v, int | float) and not isinstance(v, bool),
-    "integer": lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v == int(v),
-    "boolean": lambda v: isinstance(v, bool),
-    "null": lambda v: v is None,
-}
 _Writer = Callable[[_Rewriting, _Node, str], _Node]
 _WRITERS: Mapping[str, _Writer] = {
     "object": _Rewriting._object,  # pyright: ignore[reportPrivateUsage]

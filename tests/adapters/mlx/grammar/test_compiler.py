@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from fakes.even_sampler import fits
+from fakes.tiny_model import letters_without_bytes
 
 from adapters.errors import (
     BackendUnavailableError,
@@ -15,6 +16,7 @@ from adapters.mlx.grammar.compiler import MAX_CACHED, GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.request import (
     GenerationRequest,
+    JSONObject,
     JSONSchema,
     Lark,
     NamedTool,
@@ -191,3 +193,23 @@ async def test_tokenizer_without_rust_backend_is_rejected_with_the_parameter() -
             await compiler.compile(generation_request, Style())
         assert caught.value.param == param
     compiler.close()
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (JSONObject(), "{"),
+        (JSONSchema({"type": "object", "required": ["a"]}, strict=True), "{"),
+        (Regex("ab[é]"), "é"),
+        (Lark('start: "ab" "x"'), "x"),
+    ],
+)
+async def test_a_vocabulary_that_lacks_a_required_character_is_named(
+    form: ResponseFormat, text: str
+) -> None:
+    compiler = GrammarCompiler(letters_without_bytes("abc"), frozenset({0}))
+    with pytest.raises(UnsupportedParameterError, match="vocabulary cannot write") as caught:
+        await compiler.compile(request(form), Style())
+    assert text in caught.value.message
+    assert caught.value.param is not None
+    assert (await compiler.compile(request(Regex("(ab|a[é])c")), Style())).matcher is not None

@@ -69,6 +69,36 @@ async def test_text_that_repeats_a_word_is_closed(
     assert "n" in read
 
 
+@pytest.mark.parametrize("before", range(8))
+async def test_list_is_closed_wherever_in_an_item_the_loop_is_seen(
+    compiler: GrammarCompiler, tokenizer: Any, before: int
+) -> None:
+    item = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    properties = {"items": {"type": "array", "items": item}, "n": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["items", "n"]}
+    start = '{"items":[{"a":1' + "0" * before + "},"
+    text = await answer(compiler, tokenizer, schema, start + '{"a":7},' * 200)
+    read = json.loads(text)
+    assert 32 <= len(read["items"]) < 40
+    assert "n" in read
+
+
+@pytest.mark.parametrize("before", range(4))
+async def test_text_is_closed_behind_a_whole_character(
+    compiler: GrammarCompiler, tokenizer: Any, before: int
+) -> None:
+    start = '{"names":["' + "x" * before
+    text = await answer(compiler, tokenizer, required("names", "n"), start + "👏" * 400)
+    read = json.loads(text)
+    assert 64 <= len(read["names"][0]) < 80
+    assert "n" in read
+
+
 @pytest.mark.parametrize("start", ["a", "aa"])
 async def test_text_is_not_closed_within_an_escape(
     compiler: GrammarCompiler, tokenizer: Any, start: str
@@ -88,8 +118,10 @@ ROWS = [{"row": row, "text": "line"} for row in range(60)]
         ({"type": "array"}, json.dumps([*range(300)])),
         ({"type": "string"}, json.dumps("lemon " * 38)),
         ({"type": "array", "minItems": 100}, json.dumps([0] * 100)),
+        ({"type": "array", "minItems": 101}, json.dumps([10, *[0] * 100])),
+        ({"type": "string", "minLength": 600}, json.dumps("lemon " * 100)),
     ],
-    ids=["rows", "counting", "short", "demanded"],
+    ids=["rows", "counting", "short", "demanded", "demanded and shifted", "demanded text"],
 )
 async def test_other_answers_are_left_alone(
     compiler: GrammarCompiler, tokenizer: Any, schema: Any, wanted: str

@@ -5,9 +5,9 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from fakes.tiny_model import END
+from fakes.tiny_model import END, letters_without_bytes
 
-from adapters.errors import GenerationError
+from adapters.errors import GenerationError, UnsupportedParameterError
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.mlx.grammar.processor import GrammarProcessor
@@ -81,3 +81,17 @@ async def test_error_is_set_when_the_matcher_raises(
     logits = mx.zeros((1, 258))
     assert processor(broken, logits) is logits
     assert isinstance(processor.error, GenerationError)
+
+
+@pytest.mark.parametrize("pattern", ["(a|bx)c", "(a|b[0-9])c"])
+async def test_a_character_that_the_vocabulary_lacks_is_the_reason_of_the_error(
+    pattern: str,
+) -> None:
+    tokenizer = letters_without_bytes("abc")
+    processor = await processor_for(GrammarCompiler(tokenizer, frozenset({0})), pattern)
+    tokens = [*PROMPT, tokenizer.convert_tokens_to_ids("b")]
+    allowed(processor, PROMPT)
+    left = allowed(processor, tokens)
+    allowed(processor, [*tokens, left[0]])
+    assert isinstance(processor.error, UnsupportedParameterError)
+    assert "vocabulary cannot write" in processor.error.message

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
 from msgspec.structs import replace
@@ -306,3 +307,21 @@ def test_cache_folder_that_cannot_be_read_hides_no_model(tiny: Path, tmp_path: P
     shutil.copytree(tiny, tmp_path / "good")
     odd = replace(config_for(tmp_path), cache_folder="/" + "x" * 300, embedded="always")
     assert "good" in read_catalog(odd).folders
+
+
+@pytest.mark.parametrize("weights", ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"])
+async def test_weights_without_their_scale_are_named(
+    tmp_path: Path, tiny: Path, weights: str
+) -> None:
+    """MLX reads `F8_E4M3` as integers of 8 bits, which would be taken for the weights."""
+    shutil.copytree(tiny, tmp_path / "odd")
+    arrays: Any = mx.load(str(tiny / "model.safetensors"))
+    arrays[weights] = mx.ones(arrays[weights].shape, dtype=mx.uint8)
+    mx.save_safetensors(str(tmp_path / "odd" / "model.safetensors"), arrays)
+    backend = MLXBackend(config_for(tmp_path))
+    try:
+        with pytest.raises(GenerationError, match=f"'{weights}' have 8-bit numbers") as caught:
+            await backend.load("odd")
+    finally:
+        await backend.aclose()
+    assert caught.value.lasting

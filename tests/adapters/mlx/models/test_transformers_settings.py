@@ -142,6 +142,23 @@ async def test_card_says_what_the_code_leaves_out(tmp_path: Path):
     assert "Its hidden_act 'relu' has no effect: mlx-lm's code has 'silu'." in loaded.notes
 
 
+@pytest.mark.parametrize(("long", "told"), [(2.0, True), (1.0, False)])
+async def test_card_says_that_short_texts_lack_their_factors(
+    tmp_path: Path, long: float, told: bool
+):
+    folder = write_tiny_architecture(tmp_path / "m", "llama")
+    config = json.loads((folder / "config.json").read_bytes())
+    width = (config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]) // 2
+    rope = {"type": "longrope", "original_max_position_embeddings": 64}
+    rope |= {"short_factor": [1.0] * width, "long_factor": [long] * width}
+    rewrite_config(folder, rope_scaling=rope)
+    client = EngineClient(Engine(config_for(tmp_path)))
+    loaded = await client.load(folder)
+    await asyncio.to_thread(client.engine.close)
+    note = "Up to 64 tokens its text is another one: mlx-lm has no short factors."
+    assert (note in loaded.notes) == told
+
+
 async def logits_of(*folders: Path) -> dict[str, mx.array]:
     client = EngineClient(Engine(config_for(folders[0].parent)))
     tokens = mx.arange(1, 40)[None]

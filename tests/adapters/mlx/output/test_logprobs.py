@@ -9,13 +9,17 @@ import mlx.core as mx
 import pytest
 from fakes.engine_client import EngineClient
 from fakes.scripted_model import ScriptedEngine, answer, told, usage_of
-from fakes.tiny_model import END, config_for, write_tiny_model
+from fakes.tiny_model import END, config_for, write_sentencepiece, write_tiny_model
+from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from adapters.config import MLXConfig
 from adapters.events import Event, Finished, TextDelta, TokenLogprob
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
+from adapters.mlx.output.assemble import Answer, Reading
+from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.logprobs import Places
+from adapters.mlx.sequence import Sampled, Sequence
 from adapters.request import GenerationRequest, Sampling, TokenIds
 
 KINDS = ("llama", "sliding", "llama4", "mamba")
@@ -175,8 +179,10 @@ async def test_control_tokens_are_in_the_text_where_they_were_sent(backend: MLXB
 def test_a_token_has_what_the_text_has_of_it(
     text: str, tokens: list[tuple[bytes, str]], expected: list[bytes]
 ) -> None:
-    places = Places(text)
-    assert [bytes(places.bytes_of(own, name)) for own, name in tokens] == expected
+    entries = [TokenLogprob(token=name, logprob=0.0, bytes=tuple(own)) for own, name in tokens]
+    shown = list(map(Places(text).shown, entries))
+    assert [bytes(entry.bytes or ()) for entry in shown] == expected
+    assert shown[1].token == expected[1].decode("utf-8", "ignore") or shown[1].token == "?"
 
 
 async def test_a_control_token_without_text_has_its_logprob(
@@ -209,3 +215,35 @@ async def test_a_first_token_that_is_no_character_has_its_byte(backend: MLXBacke
     events = await answer(backend, request)
     assert told(events)["text"] == "\ufffd\ufffd"
     assert [bytes(entry.bytes or ()) for entry in reported(events)] == [b"\xff", b"\xff"]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "before", "first", "other"),
+    [
+        ("\u2581", (), ("", b""), ("<", b"<")),
+        ("<0x3C>", (), ("<", b"<"), ("", b"")),
+        ("\u2581", (0,), (" ", b" "), ("<", b"<")),
+    ],
+    ids=["drawn", "likely", "continued"],
+)
+async def test_the_space_before_the_first_word_is_in_no_token(
+    tmp_path: Path, drawn: str, before: tuple[int, ...], first: Any, other: Any
+) -> None:
+    write_sentencepiece(write_tiny_model(tmp_path / "m"))
+    tokenizer = load_tokenizer(tmp_path / "m")
+    space, word = map(tokenizer.convert_tokens_to_ids, ("\u2581", "<0x3C>"))
+    chosen, likely = (space, word) if drawn == "\u2581" else (word, space)
+    events: list[Any] = []
+    sequence = Sequence("m", [*before, 1], 9, Sampling(), top_logprobs=2)
+    reading = Reading(Vocabulary(tokenizer), keeps_space=bool(before))
+    said = Answer(reading, sequence, events.append)
+    said.add(Sampled(chosen, None, -0.1, ((chosen, -0.1), (likely, -2.0))))
+    said.add(Sampled(word, None, -0.1, ((word, -0.1), (space, -2.0))))
+    said.add(Sampled(tokenizer.eos_token_id, "stop", 0.0))
+    [begin, rest] = reported(events)
+    assert [(own.token, bytes(own.bytes or ())) for own in (begin, *begin.top)] == [
+        *(first, first),
+        other,
+    ]
+    assert begin.token + rest.token == told(events)["text"]
+    assert [own.token for own in rest.top] == ["<", " "]
