@@ -21,7 +21,7 @@ MAPS = ("properties", "patternProperties")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 SINGLES = ("items", "additionalItems", "additionalProperties")
 
-ANNOTATIONS = frozenset(
+_ANNOTATIONS = frozenset(
     {
         *("$schema", "$id", "$anchor", "$comment"),
         *("title", "description", "default", "examples"),
@@ -167,7 +167,7 @@ class _Reading:
         kept: dict[str, Any] = {}
         for keyword, value in _without_flags(schema).items():
             at = f"{path}.{keyword}"
-            if keyword in ANNOTATIONS:
+            if keyword in _ANNOTATIONS:
                 continue
             if keyword == "propertyNames" and allows_every_name(value):
                 continue
@@ -203,8 +203,10 @@ class _Reading:
         if others is not False or schema.keys() & {"patternProperties", "allOf", "$ref"}:
             return
         known = schema.get("properties", {})
-        for name in [name for name in schema.get("required", ()) if name not in known]:
-            schema["required"] = [each for each in schema["required"] if each != name]
+        required = schema.get("required", ())
+        if missing := [name for name in required if name not in known]:
+            schema["required"] = [name for name in required if name in known]
+        for name in missing:
             reason = f"The schema requires '{name[:80]}', which is none of its 'properties'."
             self.faults.append(Fault(f"{path}.required", "required", reason, True))
 

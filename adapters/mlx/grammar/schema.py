@@ -16,7 +16,7 @@ from typing import Any
 
 from adapters.errors import InvalidRequestError
 from adapters.mlx.grammar.references import ROOT, References
-from adapters.schema_keywords import LISTS, MAPS, SINGLES, Node, is_number
+from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
@@ -40,7 +40,7 @@ _Schema = dict[str, Any]
 
 
 def bound(schema: _Schema, start: str = ROOT) -> _Schema:
-    """`schema` with bounds and with its recursion unrolled to a fixed depth.
+    """`schema` with bounds for its numbers, and with its recursion as references of the grammar.
 
     `start`: the pointer of the subschema to bound; it may refer to all of `schema`.
 
@@ -138,7 +138,7 @@ class _Bounding:
             return self._any() if names is None else True
         if node is False or "const" in node or "enum" in node:
             return node
-        schema = {k: v for k, v in node.items() if k not in ("$defs", "definitions")}
+        schema = {k: v for k, v in node.items() if k not in DEFINITIONS}
         if names is not None or _is_merged(schema):
             return self._merged(schema, names)
         if "$ref" in schema:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import asdict, replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.mlx.grammar.lark import Style, calls_syntax, is_constrained
+from adapters.mlx.grammar.lark import Style, calls_syntax
 from adapters.mlx.grammar.loop_end import LoopEnd
 from adapters.mlx.grammar.processor import GrammarProcessor
 from adapters.mlx.grammar.reasoning_limit import ReasoningLimit
@@ -80,8 +80,6 @@ async def constrain(
     style = Style()
     if isinstance(request.prompt, tuple):
         style = Style(loaded.syntax, loaded.reasoning, prompt.thinking)
-    if not is_constrained(request, style.syntax):
-        return [()] * request.n, ()
     matcher, ignored = await loaded.grammars.compile(request, style)
     if matcher is None:
         return [()] * request.n, ignored
