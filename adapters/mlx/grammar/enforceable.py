@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from adapters.errors import BackendError
-from adapters.mlx.grammar.references import ROOT, References, resolve
+from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node
+from adapters.json_schema.reading import Fault, read_schema
+from adapters.json_schema.references import ROOT, References, resolve
 from adapters.mlx.grammar.schema import bound, require_size
-from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Fault, Node, read_schema
 
 MAX_TRIALS = 400
 """Compilations to find what is refused: one for each subschema beside a refused one."""

@@ -15,8 +15,8 @@ import json
 from typing import Any
 
 from adapters.errors import InvalidRequestError
-from adapters.mlx.grammar.references import ROOT, References
-from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
+from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
+from adapters.json_schema.references import ROOT, References
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64

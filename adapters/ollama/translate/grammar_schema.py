@@ -15,13 +15,14 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from adapters.json_schema.keywords import DEFINITIONS, IS_OF
+from adapters.json_schema.reading import Fault, read_schema
 from adapters.ollama.translate.format_patterns import PATTERNS
 from adapters.ollama.translate.grammar_pattern import (
     MOST_REPEATS,
     UnreadablePatternError,
     to_grammar_pattern,
 )
-from adapters.schema_keywords import DEFINITIONS, IS_OF, Fault, read_schema
 
 Schema = Mapping[str, Any]
 _Node = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from adapters.errors import InvalidRequestError
-from adapters.schema_keywords import LISTS, MAPS, SINGLES, Node
+from adapters.json_schema.keywords import LISTS, MAPS, SINGLES, Node
 
 ROOT = "#"
 _SCALARS = {"null", "boolean", "integer", "number", "string"}

@@ -8,12 +8,12 @@ from fakes.tiny_model import END, write_tiny_model
 from mlx_lm.tokenizer_utils import load
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.json_schema.reading import read_schema
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.ollama.translate.json_schema import Promise
 from adapters.ollama.translate.request import to_grammar
 from adapters.request import GenerationRequest, JSONSchema
-from adapters.schema_keywords import read_schema
 
 PLACE = "response_format.json_schema.schema"
 MISTAKES: tuple[tuple[Any, str, str], ...] = (
