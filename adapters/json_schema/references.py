@@ -1,4 +1,4 @@
-"""Resolve the `$ref`s of a schema and find the ones that no finite value keeps to."""
+"""Resolve the `$ref`s of a schema, and remove those that no value can keep to."""
 
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
@@ -8,85 +8,68 @@ from typing import Any
 from urllib.parse import unquote
 
 from adapters.errors import InvalidRequestError
+from adapters.json_schema.fault import Fault
 from adapters.json_schema.keywords import LISTS, MAPS, SINGLES, Node
 
 ROOT = "#"
 _SCALARS = {"null", "boolean", "integer", "number", "string"}
 
 
-def subschemas(node: Node) -> Iterator[Node]:
-    """The direct subschemas of `node`; definitions are reached through `$ref` only."""
-    if not isinstance(node, dict):
-        return
-    schema: dict[str, Any] = node
-    for keyword, value in schema.items():
-        if keyword in MAPS and isinstance(value, dict):
-            yield from value.values()
-        elif keyword in (*LISTS, *SINGLES):
-            yield from value if isinstance(value, list) else (value,)
+def settle_references(document: Node) -> list[Fault]:
+    """Leave in `document` only references with a target that has a finite value.
+
+    The others are mistakes, and removed; but where the document allows something else, a reference
+    that only infinite values keep to becomes `false`, which says as much.
+    """
+    return _Settling(document).run()
 
 
-class References:
-    """The references of one document, as a graph from pointer to pointer."""
-
-    def __init__(self, document: Node, start: str = ROOT) -> None:
-        """Resolve all references that are reachable from the subschema at the pointer `start`.
-
-        Raises:
-            InvalidRequestError: a reference has no target in the document, or every instance
-                would be infinite.
-        """
+class _Settling:
+    def __init__(self, document: Node) -> None:
         self._document = document
-        self._nodes: dict[str, Node] = {}
-        self._targets: dict[str, set[str]] = {}
+        self._nodes: dict[str, Node] = {ROOT: document}
+        """Pointer -> node, of all that the document's root leads to."""
+        self._sources: dict[str, set[str]] = {ROOT: set()}
+        """Pointer -> the pointers of the nodes that refer to it."""
         self._finite: set[str] = set()
-        self._find_finite(self._explore(start))
-        if start not in self._finite:
-            raise InvalidRequestError("The schema has no finite instance.")
+        self._faults: list[Fault] = []
 
-    def node(self, pointer: str) -> Node:
-        return self._nodes[pointer]
+    def run(self) -> list[Fault]:
+        # A queue and no recursion: chains of references may be long.
+        waiting = deque([ROOT])
+        while waiting:
+            waiting.extend(self._follow(waiting.popleft()))
+        self._find_finite()
+        for pointer, node in tuple(self._nodes.items()):
+            self._nodes[pointer] = self._cut(node, _path(pointer))
+        return self._faults
 
-    def has_instance(self, pointer: str) -> bool:
-        """False where every instance of the subschema would contain another one for ever."""
-        return pointer in self._finite
+    def _follow(self, pointer: str) -> Iterator[str]:
+        """Resolve the references of a node, and yield the targets that are new."""
+        for node, path in list(_referring(self._nodes[pointer], _path(pointer))):
+            ref = node["$ref"]
+            try:
+                target = resolve(self._document, ref)
+            except InvalidRequestError as error:
+                self._remove(node, path, error.message)
+                continue
+            self._sources.setdefault(ref, set()).add(pointer)
+            if ref not in self._nodes:
+                self._nodes[ref] = target
+                yield ref
 
-    def _explore(self, start: str) -> list[str]:
-        """Return all pointers, targets first but for cycles.
+    def _remove(self, node: dict[str, Any], path: str, reason: str) -> None:
+        del node["$ref"]
+        self._faults.append(Fault(f"{path}.$ref", "$ref", reason, True))
 
-        Depth-first search without recursion: chains of references may be long.
-        """
-        stack: list[tuple[str, Iterator[str]]] = []
-        left: list[str] = []
-
-        def enter(pointer: str) -> None:
-            self._nodes[pointer] = resolve(self._document, pointer)
-            self._targets[pointer] = set(_references(self._nodes[pointer]))
-            stack.append((pointer, iter(sorted(self._targets[pointer]))))
-
-        enter(start)
-        while stack:
-            pointer, targets = stack[-1]
-            target = next(targets, None)
-            if target is None:
-                left.append(pointer)
-                stack.pop()
-            elif target not in self._nodes:
-                enter(target)
-        return left
-
-    def _find_finite(self, pointers: list[str]) -> None:
-        """Find the subschemas with finite instances: once each, where there are no cycles."""
-        sources: dict[str, list[str]] = {pointer: [] for pointer in pointers}
-        for pointer, targets in self._targets.items():
-            for target in targets:
-                sources[target].append(pointer)
-        waiting = deque(pointers)
+    def _find_finite(self) -> None:
+        """Find the nodes with finite values: once each, where there are no cycles."""
+        waiting = deque(reversed(self._nodes))
         while waiting:
             pointer = waiting.popleft()
             if pointer not in self._finite and self._is_finite(self._nodes[pointer]):
                 self._finite.add(pointer)
-                waiting.extend(sources[pointer])
+                waiting.extend(self._sources[pointer])
 
     def _is_finite(self, node: Node) -> bool:
         """True if one of the alternatives, and all required parts, are."""
@@ -101,11 +84,50 @@ class References:
             any(map(self._is_finite, options)) for options in alternatives
         )
 
+    def _cut(self, node: Node, path: str) -> Node:
+        """Return `node` without references to infinite values."""
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node and node["$ref"] not in self._finite:
+            if ROOT in self._finite:
+                return False
+            self._remove(node, path, f"No finite value fits the $ref '{node['$ref'][:80]}'.")
+        for place, key, at in list(_places(node, path)):
+            place[key] = self._cut(place[key], at)
+        return node
+
+
+def _places(node: dict[str, Any], path: str) -> Iterator[tuple[Any, Any, str]]:
+    """The subschemas of `node` but its definitions: container, key and path of each."""
+    for keyword, value in node.items():
+        at = f"{path}.{keyword}"
+        if keyword in MAPS:
+            yield from ((value, name, f"{at}.{name}") for name in value)
+        elif keyword in (*LISTS, *SINGLES) and isinstance(value, list):
+            yield from ((value, number, f"{at}[{number}]") for number in range(len(value)))
+        elif keyword in SINGLES:
+            yield node, keyword, at
+
+
+def _referring(node: Node, path: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The schemas in `node` with a reference, each with its path."""
+    if not isinstance(node, dict):
+        return
+    if "$ref" in node:
+        yield node, path
+    for place, key, at in _places(node, path):
+        yield from _referring(place[key], at)
+
+
+def _path(pointer: str) -> str:
+    """Write a pointer as the paths of faults are written."""
+    return "".join(f".{unquote(name)}" for name in pointer.split("/")[1:])
+
 
 def _required_parts(schema: dict[str, Any]) -> Iterator[Node]:
     """The subschemas of properties and items that every instance has."""
-    kinds = schema.get("type")
-    if isinstance(kinds, list) and _SCALARS & set(map(str, kinds)):
+    kinds = schema.get("type", ())
+    if _SCALARS.intersection([kinds] if isinstance(kinds, str) else kinds):
         return
     properties = schema.get("properties", {})
     yield from (properties[name] for name in schema.get("required", ()) if name in properties)
@@ -114,13 +136,6 @@ def _required_parts(schema: dict[str, Any]) -> Iterator[Node]:
     yield from prefix[:minimum]
     if minimum > len(prefix) and "items" in schema:
         yield schema["items"]
-
-
-def _references(node: Node) -> Iterator[str]:
-    if isinstance(node, dict) and "$ref" in node:
-        yield str(node["$ref"])
-    for child in subschemas(node):
-        yield from _references(child)
 
 
 def resolve(document: Node, pointer: str) -> Node:

@@ -15,8 +15,10 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from adapters.json_schema.fault import Fault
 from adapters.json_schema.keywords import DEFINITIONS, IS_OF
-from adapters.json_schema.reading import Fault, read_schema
+from adapters.json_schema.reading import read_schema
+from adapters.json_schema.references import resolve
 from adapters.ollama.translate.format_patterns import PATTERNS
 from adapters.ollama.translate.grammar_pattern import (
     MOST_REPEATS,
@@ -180,14 +182,9 @@ class _Rewriting:
     def _reference(self, part: _Node, path: str) -> _Node | None:
         """Move the target to a definition of a name that llama.cpp can read.
 
-        `None` where there is no target: the reference is removed from `part`.
+        `None` where the grammar would have no end: the reference is removed from `part`.
         """
-        try:
-            ref, target = self._target(part["$ref"])
-        except LookupError as error:
-            del part["$ref"]
-            self.faults.append(Fault(f"{path}.$ref", "$ref", str(error.args[0]), True))
-            return None
+        ref, target = self._target(part["$ref"])
         self._drop(part, path, keep=("$ref", "type"))
         if ref in self._heads:
             del part["$ref"]
@@ -202,38 +199,13 @@ class _Rewriting:
             self._heads.discard(ref)
         return {"$ref": f"#/$defs/{self._names[ref]}"}
 
-    def _target(self, ref: Any) -> tuple[str, Any]:
-        """Follow `ref` over schemas that are nothing but a reference.
-
-        Raises:
-            LookupError: it leads nowhere; the argument is a message for the client.
-        """
-        seen: set[str] = set()
-        while True:
-            if not isinstance(ref, str) or not f"{ref}/".startswith("#/"):
-                raise LookupError(
-                    "A $ref must point into the schema itself, as '#/$defs/NAME' does."
-                )
-            if ref in seen:
-                raise LookupError(f"The $ref '{ref}' refers to itself.")
-            seen.add(ref)
-            target: Any = self._at(ref)
-            if not isinstance(target, dict) or "$ref" not in target:
-                return ref, cast(Any, target)
+    def _target(self, ref: str) -> tuple[str, Any]:
+        """Follow `ref` over schemas that are nothing but a reference."""
+        target: Any = resolve(self._root, ref)
+        while isinstance(target, dict) and cast(_Node, target).keys() == {"$ref"}:
             ref = cast(_Node, target)["$ref"]
-
-    def _at(self, ref: str) -> Any:
-        from urllib.parse import unquote  # Few schemas have a reference.
-
-        node: Any = self._root
-        for step in unquote(ref).split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            try:
-                is_list = isinstance(node, list)
-                node = node[int(key) if is_list else key]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise LookupError(f"The $ref '{ref}' has no target in the schema.") from None
-        return node
+            target = resolve(self._root, ref)
+        return ref, cast(Any, target)
 
     # Several schemas for one value.
 
@@ -249,10 +221,12 @@ class _Rewriting:
         return self._merged(merged, path) if "allOf" in merged else merged
 
     def _resolved(self, branch: _Node) -> Any:
-        try:
-            return self._target(branch["$ref"])[1] if "$ref" in branch else branch
-        except LookupError:
-            return None
+        """Return `branch` with the target of its reference in place of that."""
+        if "$ref" not in branch:
+            return branch
+        _, target = self._target(branch["$ref"])
+        rest = {keyword: value for keyword, value in branch.items() if keyword != "$ref"}
+        return rest | {"allOf": [target, *rest.get("allOf", [])]} if rest else target
 
     def _merge(self, merged: _Node, branch: Any) -> bool:
         """Add `branch` to `merged`; false where a part of it is lost."""

@@ -75,6 +75,22 @@ MISTAKES: tuple[tuple[Any, str, str], ...] = (
         "A $ref must point into the schema itself, as '#/$defs/NAME' does.",
     ),
     ({"$ref": "#/$defs/b"}, ".$ref", "The $ref '#/$defs/b' has no target in the schema."),
+    ({"$ref": "#"}, ".$ref", "No finite value fits the $ref '#'."),
+    (
+        {"type": "object", "properties": {"b": {"$ref": "#"}}, "required": ["b"]},
+        ".properties.b.$ref",
+        "No finite value fits the $ref '#'.",
+    ),
+    (
+        {"type": "array", "items": {"$ref": "#/properties/a"}, "minItems": 1},
+        ".items.$ref",
+        "No finite value fits the $ref '#/properties/a'.",
+    ),
+    (
+        {"anyOf": [{"$ref": "#/properties/a"}, {"allOf": [{"$ref": "#"}]}]},
+        ".anyOf[0].$ref",
+        "No finite value fits the $ref '#/properties/a'.",
+    ),
 )
 
 

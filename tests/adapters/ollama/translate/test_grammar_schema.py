@@ -166,6 +166,21 @@ def body_of(schema: dict[str, Any], *, strict: bool) -> Any:
     return to_body(GenerationRequest(model="m", prompt=(QUESTION,), response_format=wanted))
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/M", "$defs": {"M": {"$ref": "#/$defs/N", "maximum": 5}}},
+        {"allOf": [{"$ref": "#/$defs/N", "maximum": 5}, {"minimum": 0}]},
+    ],
+)
+def test_bound_beside_a_reference_of_another_holds_as_well(schema: dict[str, Any]):
+    number = {"type": "integer", "minimum": 0}
+    whole = schema | {"$defs": {**schema.get("$defs", {}), "N": number}}
+    result = to_grammar_schema(whole, "schema", strict=True).schema
+    (bounded,) = result.pop("$defs", {"d0": result}).values()
+    assert bounded == {"type": "integer", "minimum": 0, "maximum": 5}
+
+
 def test_only_a_strict_schema_is_refused_for_ignored_keywords():
     assert body_of(UNIQUE, strict=False).format == {"type": "array", "items": {"type": "integer"}}
     with pytest.raises(UnsupportedParameterError):
