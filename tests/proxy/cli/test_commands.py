@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fakes.waiting import until_now
 from servers.server_process import Running, command, serving, write
 
 from adapters.config import EMBEDDED
@@ -82,6 +83,11 @@ def test_models_of_the_server_are_listed(tandem: Any):
         ("tandem load --url {url} f", "fast"),
         ("tandem chat model:1", "1b"),
         ("tandem chat model:", "1b"),
+        ("tandem bench model f", "fast"),
+        ("tandem bench f", "fast"),
+        ("tandem import f", "fast"),
+        ("tandem connect codex --model f", "fast"),
+        ("tandem doctor --model f", "fast"),
     ],
 )
 def test_shell_completes_models_of_the_server_of_the_command(
@@ -504,6 +510,16 @@ def test_lines_of_the_log_are_printed(tmp_path: Path, capsys: pytest.CaptureFixt
         {"method": "GET", "status": 200, "streamed": False, "total_s": 0.5},
         {"message": "WARNING tandem: Hm."},
     ]
+
+
+def test_log_of_another_server_is_printed(tandem: Any, server: Running):
+    tandem("route", "fast")
+    logs = ("logs", "-n", "1", "--json", "--url", f"127.0.0.1:{server.port}")
+    until_now(lambda: "/api/route" in tandem(*logs)[1])
+    (line,) = tandem(*logs)[1].splitlines()
+    assert (json.loads(line)["path"], json.loads(line)["status"]) == ("/api/route", 200)
+    assert tandem("logs", "-n", "0")[:2] == (0, "")
+    assert "outcome=ok" in tandem("logs")[1]
 
 
 @pytest.mark.long
