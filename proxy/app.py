@@ -103,7 +103,9 @@ class _Readers:
         """The request log is written to `log` in `form`; without either there is none."""
         listed = parts.registry.listed
         self.traces = open_traces(listed, os.environ)
-        self._log = None if form is None or log is None else RequestLog(form, log)
+        self._log = (
+            None if form is None or log is None else RequestLog(form, log, parts.logs.add_request)
+        )
         optional = [each.read for each in (self._log, self.traces) if each is not None]
         self.all = [parts.activity.read, AnswerMetrics(parts.metrics, listed).read, *optional]
 

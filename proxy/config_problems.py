@@ -166,8 +166,11 @@ def located(problems: Iterable[Problem], path: Path, text: bytes) -> ConfigError
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         root: Any = yaml.compose(text, Loader=loader)  # pyright: ignore
-    except (yaml.YAMLError, ValueError):  # The message of the problem has the line then.
-        root, problems = None, [_with_tab(problem, text) for problem in problems]
+    except (yaml.YAMLError, ValueError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        found = (_with_tab(problem, text) for problem in problems)
+        return ConfigError(*(replace(problem, file=str(path), line=line) for problem in found))
     return ConfigError(
         *(replace(problem, file=str(path), line=_line(root, problem)) for problem in problems)
     )

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 _LINES = 500
+REQUEST_LOGGER = "tandem.request"
+"""Logger of the lines of the request log."""
 _LONGEST = 2000
 """Characters of a line."""
 
@@ -42,6 +44,10 @@ class LogBuffer(logging.Handler):
                 text=record.getMessage()[:_LONGEST],
             )
         )
+
+    def add_request(self, line: str) -> None:
+        """Keep a line of the request log."""
+        self.handle(logging.LogRecord(REQUEST_LOGGER, logging.INFO, "", 0, line, None, None))
 
     def after(self, number: int) -> list[LogRecord]:
         """Return the lines with a higher number, the oldest first."""

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from typing import Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from adapters.errors import BackendError
 from adapters.events import (
@@ -113,6 +114,24 @@ class Attempt(Struct, eq=False):
     @property
     def completion_tokens(self) -> int:
         return sum([end.usage.completion_tokens for end in self.finished.values()])
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of all choices; of those that ended early what was read, and a token a piece.
+
+        `None` where nothing is known, as of audio without its end.
+        """
+        if self.finished:
+            first = self.finished[min(self.finished)].usage
+            written = self.completion_tokens
+            return replace(
+                first,
+                completion_tokens=written if self.is_complete else max(written, self.pieces),
+            )
+        if not self.is_timed or not (self.pieces or self.progress):
+            return None
+        read, cached = (self.progress.read, self.progress.cached) if self.progress else (0, None)
+        return Usage(prompt_tokens=read, completion_tokens=self.pieces, cached_tokens=cached)
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import queue
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
@@ -31,13 +32,15 @@ class RequestLog:
         self,
         form: LogFormat,
         stream: LogStream,
+        keep: Callable[[str], None],
         *,
         batch_seconds: float = 0.2,
         max_batches: int = 100,
         close_seconds: float = 1.0,
     ) -> None:
         """Lines wait for `batch_seconds`, batches for the stream; beyond `max_batches` they are
-        dropped. Closing waits for `close_seconds` at most."""
+        dropped. `keep` gets each line as well. Closing waits for `close_seconds` at most."""
+        self._keep = keep
         self._batch_seconds = batch_seconds
         self._close_seconds = close_seconds
         self._to_text = _to_json if form == "json" else _to_text
@@ -71,7 +74,10 @@ class RequestLog:
 
     def _hand_over(self) -> None:
         ended, self._ended, self._timer = self._ended, [], None
-        batch = "".join([self._to_text(summary) + "\n" for summary in ended])
+        lines = [self._to_text(summary) for summary in ended]
+        for line in lines:
+            self._keep(line)
+        batch = "".join([line + "\n" for line in lines])
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
             self._thread.start()

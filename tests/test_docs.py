@@ -115,7 +115,13 @@ def parse_alone(words: list[str]) -> bool:
         name, command, rest = group.resolve_command(group.make_context("tandem", words), words)
         command.make_context(name, rest)
         return True
-    return words in (["config", "path"], ["config", "schema"], ["--install-completion"])
+    return words in (
+        ["config", "path"],
+        ["config", "schema"],
+        ["service", "status"],
+        ["service", "uninstall"],
+        ["--install-completion"],
+    )
 
 
 @pytest.mark.parametrize(

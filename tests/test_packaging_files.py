@@ -4,6 +4,7 @@ import json
 import os
 import plistlib
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,38 @@ def test_file_of_the_service_is_shown_for_programs_too(tmp_path: Path):
     assert shown["file"] == str(tmp_path / "systemd" / "user" / "tandem.service")
     assert shown["content"].startswith("[Unit]\nDescription=Tandem")
     assert not Path(shown["file"]).exists()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="systemd is on Linux")
+def test_service_with_settings_that_are_not_valid_can_be_shown_and_removed(tmp_path: Path):
+    unit = tmp_path / "systemd" / "user" / "tandem.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    config = write(tmp_path, "server: {prot: 1}")
+    env = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "TANDEM_CONFIG": str(config)}
+    words = [command("service", action, "--json") for action in ("status", "uninstall")]
+    status, removal = (subprocess.run(w, capture_output=True, text=True, env=env) for w in words)
+    assert (status.returncode, json.loads(status.stdout)["installed"]) == (3, True)
+    assert "did you mean `port`" in status.stderr
+    assert (removal.returncode, unit.exists()) == (0, False)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="systemd is on Linux")
+def test_service_goes_through_the_proxy_of_the_shell_and_keeps_it_private(tmp_path: Path):
+    (tmp_path / "systemctl").write_text("#!/bin/sh\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    proxy = "http://name:password@proxy.example:3128"
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "HTTPS_PROXY": proxy,
+        "HF_TOKEN": "hf_secret",
+    }
+    done = subprocess.run(command("service", "install"), capture_output=True, text=True, env=env)
+    unit = tmp_path / "systemd" / "user" / "tandem.service"
+    assert f"Environment=HTTPS_PROXY={proxy}\n" in unit.read_text()
+    assert stat.S_IMODE(unit.stat().st_mode) == 0o600
+    assert "hf_secret" not in unit.read_text()
+    assert (done.returncode, "hf auth login" in done.stderr) == (0, True)

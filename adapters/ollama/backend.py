@@ -227,7 +227,8 @@ class OllamaBackend:
 
     def loading(self) -> dict[str, Progress]:
         """Report the loads in progress; Ollama does not report how far they are."""
-        return {name: Progress(status="loading") for name in +self._loading}
+        names = {*+self._loading, *self._servers.loading()}
+        return {name: Progress(status="loading") for name in names}
 
     async def unload(self, model: str) -> None:
         await self._servers.unload(model)

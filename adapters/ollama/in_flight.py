@@ -64,6 +64,10 @@ class InFlight:
             self._by_runner[runner] = InFlightByRunner()
         return self._by_runner[runner]
 
+    def loading(self) -> list[str]:
+        """List the models that requests wait for, until their first line; one for a runner."""
+        return [each.name for each in self._by_runner.values() if each.loads]
+
     def name_of(self, model: str) -> str:
         """Return the name that `model` is loaded under: that of the first request to its runner."""
         requests = self.of(model)

@@ -102,6 +102,10 @@ class OllamaServers:
         first = next(filter(None, digests), "")
         return [server for server in servers if server.catalog.digest(model) in (first, "")]
 
+    def loading(self) -> list[str]:
+        """List the models that a server loads for a request, see `InFlight.loading`."""
+        return [name for server in self._servers for name in server.work.loading()]
+
     def is_well(self, model: str) -> bool:
         """True where a server that may have `model` is not known to fail."""
         return any(s.has(model) is not False and s.breaker.is_well(model) for s in self._servers)

@@ -3,14 +3,14 @@
 import logging
 import os
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.main import get_command
 
 from proxy.cli import bench, config, service
 from proxy.cli.chat import chat
-from proxy.cli.command import ConfigFile, read_settings
+from proxy.cli.command import CommandError, ConfigFile, read_settings
 from proxy.cli.connect import connect
 from proxy.cli.doctor import doctor
 from proxy.cli.export_model import export_model
@@ -22,6 +22,9 @@ from proxy.cli.pull import pull, rm
 from proxy.cli.route import route
 from proxy.cli.version import show_version, versions
 from proxy.log_file import LOG_FORMAT
+
+if TYPE_CHECKING:
+    from proxy.cli.running_server import RunningServer
 
 app = typer.Typer(
     name="tandem",
@@ -72,9 +75,7 @@ def _say_what_is_next() -> None:
             ("tandem doctor", "check this machine"),
         ]
     else:
-        count = len({card["root"] for card in server.get("/v1/models")["data"]})
-        models_text = "1 model" if count == 1 else f"{count} models"
-        print(f"A server runs at {server.url}, with {models_text}. Next:\n")
+        print(f"A server runs at {server.url}{_count_models(server)} Next:\n")
         steps = [
             ("tandem chat", "talk to a model"),
             ("tandem models", "list the models"),
@@ -84,6 +85,14 @@ def _say_what_is_next() -> None:
     for command, purpose in [*steps, ("tandem pull MODEL", "get a model")]:
         print(f"  {command:20} {purpose}")
     print("\n`tandem --help` lists all commands.")
+
+
+def _count_models(server: "RunningServer") -> str:
+    try:
+        count = len({card["root"] for card in server.get("/v1/models")["data"]})
+    except CommandError as exc:  # It wants a key, most often.
+        return f", and refuses this command. {exc}"
+    return ", with 1 model." if count == 1 else f", with {count} models."
 
 
 @app.command("serve")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from proxy.cli.command import AsJson, CommandError, ConfigFile, fail, print_json, read_settings
 from proxy.cli.names import complete_model
@@ -19,7 +20,20 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = "interrupted; no result was saved"
 
+
+class _Subjects(TyperGroup):
+    """The subjects, and the names of models, which stand for `model NAME`."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        model = self.commands["model"].params[0]
+        return [
+            *super().shell_complete(ctx, incomplete),
+            *model.shell_complete(ctx, incomplete),
+        ]
+
+
 app = typer.Typer(
+    cls=_Subjects,
     help="Measure backends side by side. `tandem bench NAME` means `tandem bench model NAME` "
     "unless NAME is one of the commands below.",
     no_args_is_help=True,

@@ -29,7 +29,7 @@ def check(file: _File = None, config: ConfigFile = None, as_json: AsJson = False
         if not as_json:
             raise
         problems = [
-            {"file": p.file, "line": p.line, "key": p.key.removeprefix("$."), "message": p.message}
+            {"file": p.file, "line": p.line, "key": p.key.lstrip("$."), "message": p.message}
             for p in exc.problems
         ]
         print_json({"ok": False, "problems": problems})

@@ -16,6 +16,7 @@ from proxy.cli.command import (
     print_table,
     read_settings,
 )
+from proxy.cli.names import complete_model
 from proxy.config import Config
 from proxy.connect.clients import CLIENTS, Client
 from proxy.connect.settings import MASK, Part, Server, Settings, User
@@ -33,7 +34,11 @@ def connect(
         typer.Argument(metavar="CLIENT", help="Without it: a list.", autocompletion=_complete),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model to begin with; by default the first that chats.")
+        str | None,
+        typer.Option(
+            help="The model to begin with; by default the first that chats.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Merge them into the client's files, with a backup.")
@@ -69,7 +74,7 @@ def _list(as_json: bool) -> None:
         )
         return
     rows = [(name, c.title, c.proof or "not run") for name, c in CLIENTS.items()]
-    print_table(("CLIENT", "FOR", "PROVED BY"), rows)
+    print_table(("CLIENT", "FOR", "PROVED BY"), rows, spare=("PROVED BY", "FOR"))
     print("\n`tandem connect CLIENT` prints its settings, and with --write merges them.")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proxy.cli.command import AsJson, ConfigFile, print_json, takes_all
+from proxy.cli.names import complete_model
 from proxy.cli.progress import steps_bar
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ _SELFTEST = "Also prove this machine with a model: parity, seeds, grammar, memor
 def doctor(
     selftest: Annotated[bool, typer.Option("--selftest", help=_SELFTEST)] = False,
     model: Annotated[
-        str | None, typer.Option(help="The model of the selftest; by default the first.")
+        str | None,
+        typer.Option(
+            help="The model of the selftest; by default the smallest of each engine.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,

@@ -9,6 +9,7 @@ import typer
 
 from proxy.cli.command import AsJson, CommandError, ConfigFile, print_json, read_settings
 from proxy.cli.conversion import conversion, name_on, prompt_lines, tensor_lines
+from proxy.cli.names import complete_model
 from proxy.cli.progress import progress_bar
 from proxy.config import Config
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 def import_model(
     source: Annotated[
-        str, typer.Argument(metavar="MODEL", help="An Ollama model, or the path of a GGUF file.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="An Ollama model, or the path of a GGUF file.",
+            autocompletion=complete_model,
+        ),
     ],
     to: Annotated[
         Path | None,

@@ -20,6 +20,7 @@ from proxy.cli.names import ModelName, to_segment
 from proxy.durations import to_seconds
 
 _COLUMNS = ("MODEL", "BACKEND", "WEIGHTS", "CONTEXT", "CACHE", "STATE")
+_SPARE = ("CACHE", "CONTEXT", "WEIGHTS", "BACKEND")
 
 
 def _check_keep_alive(text: str | None) -> str | None:
@@ -98,7 +99,7 @@ def ps(config: ConfigFile = None, as_json: AsJson = False, url: Url = None) -> N
         return
     rows = list(_rows(memory["models"], loading))
     if rows:
-        print_table(_COLUMNS, rows)
+        print_table(_COLUMNS, rows, _SPARE)
         print()
     print(f"{to_size(memory['used'])} of {to_size(memory['budget'])} are in use.")
     if not rows:

@@ -53,7 +53,9 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
 
     with suppress(CommandError, ConfigError):  # A completion has nowhere to report a failure.
         settings = read_settings(ctx.params.get("config"))
-        server = find_server(settings, ctx.params.get("url"))
+        # Not every command has `--url`.
+        url = ctx.params.get("url") or os.environ.get("TANDEM_URL")
+        server = find_server(settings, url)
         if server is not None:
             names: list[str] = [card["id"] for card in server.get("/v1/models")["data"]]
             start = os.environ.get(_COMPLETED, "")

@@ -11,8 +11,8 @@ from typing import Annotated, NamedTuple
 import typer
 
 from adapters.config import OllamaConfig
-from proxy.cli.command import AsJson, CommandError, ConfigFile, print_json, read_settings
-from proxy.config import VARIABLES, Config, state_folder
+from proxy.cli.command import AsJson, CommandError, ConfigFile, fail, print_json, read_settings
+from proxy.config import VARIABLES, Config, ConfigError, state_folder
 from proxy.service import (
     LABEL,
     UNIT,
@@ -27,9 +27,20 @@ app = typer.Typer(
     help="Run the server as a service of this user, from login on.", no_args_is_help=True
 )
 _FOLDERS = ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE")
-_PATHS = ("TANDEM_CONFIG", "TANDEM_STATE_FOLDER", *_FOLDERS)
-_PASSED_ON = ("OLLAMA_HOST", *VARIABLES, *_PATHS)
+_PATHS = ("TANDEM_CONFIG", "TANDEM_STATE_FOLDER", "SSL_CERT_FILE", *_FOLDERS)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_NETWORK = (*_PROXIES, *map(str.lower, _PROXIES), "HF_ENDPOINT", "HF_HUB_OFFLINE")
+_TRACES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SERVICE_NAME")
+_PASSED_ON = ("OLLAMA_HOST", *VARIABLES, *_PATHS, *_NETWORK, *_TRACES)
 """Variables of the shell that the service gets as well."""
+
+
+_HUGGING_FACE = (
+    "$HF_TOKEN is not passed on to the service, because its file is no place for a secret. "
+    "`hf auth login` keeps the token where the service finds it."
+)
+_PRIVATE = 0o600
+"""Mode of the file: the address of a proxy may contain a password."""
 
 
 class _Manager(NamedTuple):
@@ -37,7 +48,6 @@ class _Manager(NamedTuple):
 
     name: str
     file: Path
-    content: bytes
     start: Sequence[Sequence[str]]
     stop: Sequence[Sequence[str]]
     state: Sequence[str]
@@ -64,19 +74,22 @@ def _require_keys(config: Config) -> None:
         )
 
 
-def _manager(config: str | None) -> _Manager:
-    settings = read_settings(config)
-    command = serve_command(config)
-    environment = _environment()
+def _content(settings: Config, config: str | None) -> bytes:
+    """The file of the service."""
+    command, environment = serve_command(config), _environment()
+    if sys.platform == "darwin":
+        return to_plist(command, environment, state_folder(settings, os.environ))
+    return to_unit(command, environment).encode()
+
+
+def _manager() -> _Manager:
     home = Path.home()
     if sys.platform == "darwin":
         domain = f"gui/{os.getuid()}"
         file = plist_path(home)
-        logs = state_folder(settings, os.environ)
         return _Manager(
             "launchctl",
             file,
-            to_plist(command, environment, logs),
             (("launchctl", "bootstrap", domain, str(file)),),
             (("launchctl", "bootout", f"{domain}/{LABEL}"),),
             ("launchctl", "print", f"{domain}/{LABEL}"),
@@ -85,7 +98,6 @@ def _manager(config: str | None) -> _Manager:
     return _Manager(
         "systemctl",
         unit_path(home, os.environ),
-        to_unit(command, environment).encode(),
         ((*user, "daemon-reload"), (*user, "enable", UNIT), (*user, "restart", UNIT)),
         ((*user, "disable", "--now", UNIT),),
         (*user, "is-active", UNIT),
@@ -108,18 +120,22 @@ def install(
     as_json: AsJson = False,
 ) -> None:
     """Write the file of the service, and start it."""
-    _require_keys(read_settings(config))
-    manager = _manager(config)
+    settings = read_settings(config)
+    _require_keys(settings)
+    manager, content = _manager(), _content(settings, config)
+    if os.environ.get("HF_TOKEN"):
+        print(f"tandem: {_HUGGING_FACE}", file=sys.stderr)
     if dry_run:
-        content = manager.content.decode()
         if as_json:
-            print_json({"file": str(manager.file), "content": content})
+            print_json({"file": str(manager.file), "content": content.decode()})
         else:
-            print(content, end="")
+            print(content.decode(), end="")
         return
     try:
         manager.file.parent.mkdir(parents=True, exist_ok=True)
-        manager.file.write_bytes(manager.content)
+        manager.file.touch(mode=_PRIVATE)
+        manager.file.chmod(_PRIVATE)
+        manager.file.write_bytes(content)
     except OSError as exc:
         raise CommandError(f"{manager.file} cannot be written: {exc.strerror}.") from exc
     if sys.platform == "darwin":
@@ -142,7 +158,8 @@ def install(
 @app.command("uninstall")
 def uninstall(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Stop the service, and remove its file."""
-    manager = _manager(config)
+    del config  # All commands have it; settings that are not valid must not keep a service.
+    manager = _manager()
     if not manager.file.exists():
         raise CommandError(f"No service is installed: {manager.file} does not exist.")
     for command in manager.stop:
@@ -163,10 +180,14 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Say whether the service is installed and runs; the exit status is 3 if it does not."""
     from proxy.cli.running_server import find_server
 
-    manager = _manager(config)
+    manager = _manager()
     is_installed = manager.file.exists()
     runs = is_installed and shutil.which(manager.name) is not None and _run(manager.state) is None
-    server = find_server(read_settings(config))
+    server = None
+    try:
+        server = find_server(read_settings(config))
+    except ConfigError as exc:  # The reason why it does not run, most often.
+        fail(2, str(exc))
     if as_json:
         url = None if server is None else server.url
         print_json({"file": str(manager.file), "installed": is_installed, "runs": runs, "url": url})

@@ -17,6 +17,11 @@ _OLDEST = (0, 6, 4)
 """Older versions lack parts of the API that Tandem uses."""
 _SHORT_CONTEXT = 4096
 _OFF = ("0", "false", "f")
+_SETTINGS = {
+    "OLLAMA_NUM_PARALLEL": "parallel requests",
+    "OLLAMA_CONTEXT_LENGTH": "context length",
+    "OLLAMA_FLASH_ATTENTION": "flash attention",
+}
 
 
 async def check_ollama(config: Config) -> dict[str, Check]:
@@ -93,8 +98,11 @@ def _settings(name: str, state: OllamaState) -> Check:
             details=details,
             remediation=" ".join(advice for _, advice in wrong) + " Then start Ollama again.",
         )
-    parallel = state.settings.get("OLLAMA_NUM_PARALLEL", "its default")
-    text = f"{name}: no setting slows it down (parallel requests: {parallel})"
+    shown = ", ".join(
+        f"{what}: {state.settings.get(variable, 'its default')}"
+        for variable, what in _SETTINGS.items()
+    )
+    text = f"{name}: no setting slows it down ({shown})"
     return Check(category="ollama", status="ok", summary=text, details=details)
 
 
@@ -210,7 +218,8 @@ def _aliases(config: Config, registry: Registry) -> Check:
             remediation=" ".join(dict.fromkeys(_to_step(withheld) for _, withheld in lost)),
         )
     count = len(config.models)
-    return Check(category="models", status="ok", summary=f"All {count} aliases lead to a model")
+    text = f"All {count} aliases lead to a model" if count > 1 else "The alias leads to a model"
+    return Check(category="models", status="ok", summary=text)
 
 
 def _to_step(withheld: str | None) -> str:

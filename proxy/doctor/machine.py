@@ -157,13 +157,13 @@ async def check_disk(config: Config) -> dict[str, Check]:
         )
         return {"machine.state": check}
     free = shutil.disk_usage(folder).free
-    is_low = free < _LOW_DISK
+    room = "Make room: `tandem models` shows sizes, `tandem rm MODEL` deletes one."
     check = Check(
         category="machine",
-        status="warning" if is_low else "ok",
+        status="warning" if free < _LOW_DISK else "ok",
         summary=f"The state folder can be written; {free / _GIB:.0f} GiB are free there",
         details={"folder": str(folder), "freeBytes": free},
-        remediation="Make room: `tandem models` shows sizes, `tandem rm MODEL` deletes one.",
+        remediation=room if free < _LOW_DISK else None,
     )
     return {"machine.state": check}
 

@@ -104,7 +104,7 @@ def to_lines(report: Report) -> Iterator[str]:
             category = check.category
             yield f"{category}"
         yield f"  {_MARKS[check.status]} {check.summary}"
-        if check.remediation is not None and check.status != "ok":
+        if check.remediation is not None:
             yield f"      → {check.remediation}"
     counts = dict.fromkeys(_MARKS, 0)
     for check in report.checks.values():

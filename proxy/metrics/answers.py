@@ -107,12 +107,11 @@ class AnswerMetrics:
         backend, _, model = self._labels(attempt)
         if attempt.cold:
             self._cold.labels(backend, model).inc()
-        if not attempt.finished:
+        if (usage := attempt.usage) is None:
             return
-        usage = attempt.finished[min(attempt.finished)].usage
         self._prompt.labels(backend, model).inc(usage.prompt_tokens)
         self._cached.labels(backend, model).inc(usage.cached_tokens or 0)
-        self._completion.labels(backend, model).inc(attempt.completion_tokens)
+        self._completion.labels(backend, model).inc(usage.completion_tokens)
 
     def _observe_tokens(self, record: Record, labels: tuple[str, ...]) -> None:
         if (first := record.first_token_s) is not None:

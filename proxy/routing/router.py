@@ -25,6 +25,7 @@ from adapters.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
+from adapters.events import Finished, Usage
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs, without
 from adapters.sink import Sink
 from proxy.memory.budget import SharedBudget
@@ -269,8 +270,11 @@ class Router:
         return await self._embed(same[0], request, record)
 
     async def _embed(self, route: Route, request: EmbeddingRequest, record: Record) -> Embeddings:
-        record.attempt(route.backend_name, route.name)
+        attempt = record.attempt(route.backend_name, route.name)
         embeddings = await route.backend.embed(replace(request, model=route.name))
+        # Without `note`, as vectors have no first token.
+        usage = Usage(prompt_tokens=embeddings.prompt_tokens, completion_tokens=0)
+        attempt.finished[0] = Finished("stop", usage)
         if len(embeddings.vectors) != len(request.inputs):
             vectors, inputs = len(embeddings.vectors), len(request.inputs)
             raise BadUpstreamError(f"The backend returned {vectors} vectors for {inputs} inputs.")

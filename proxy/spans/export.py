@@ -102,10 +102,10 @@ class Traces:
         span.set_attribute("gen_ai.provider.name", listed[0] if listed else attempt.backend)
         span.set_attribute("gen_ai.response.model", attempt.model)
         span.set_attribute("tandem.backend", attempt.backend)
-        if attempt.finished:
-            usage = attempt.finished[min(attempt.finished)].usage
+        if (usage := attempt.usage) is not None:
             span.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
-            span.set_attribute("gen_ai.usage.output_tokens", attempt.completion_tokens)
+            span.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
+        if attempt.finished and record.operation != "embeddings":
             reasons = [attempt.finished[choice].reason for choice in sorted(attempt.finished)]
             span.set_attribute("gen_ai.response.finish_reasons", reasons)
 

@@ -468,6 +468,13 @@ def test_every_problem_of_a_file_has_its_line_and_key(tmp_path: Path):
     ]
 
 
+def test_file_that_is_no_yaml_has_the_line_of_the_mistake(tmp_path: Path):
+    with pytest.raises(ConfigError) as error:
+        load_config(write(tmp_path, "server: {port: 1}\nmodels: {c: [}\n"))
+    (problem,) = error.value.problems
+    assert (problem.line, problem.key) == (2, "")
+
+
 def test_problem_between_two_settings_has_the_line_of_what_both_are_in(tmp_path: Path):
     text = "backends:\n  ollama:\n    host: a\n    hosts: [b]\n"
     with pytest.raises(ConfigError, match=r"line 2: \$\.backends\.ollama: Set `host` or `hosts`"):

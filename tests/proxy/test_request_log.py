@@ -14,6 +14,7 @@ from adapters.errors import BackendUnavailableError, GenerationError
 from adapters.events import Started, TextDelta
 from proxy.access.config import KeyConfig
 from proxy.config import Config, ModelConfig, ServerConfig
+from proxy.log_buffer import LogBuffer
 from proxy.record import Record, Summary
 from proxy.request_log import LogFormat, RequestLog
 
@@ -127,7 +128,9 @@ class Stuck(io.StringIO):
 
 async def test_stream_that_takes_no_line_holds_up_no_answer():
     stuck = Stuck()
-    log = RequestLog("text", stuck, max_batches=1, batch_seconds=0, close_seconds=0)
+    log = RequestLog(
+        "text", stuck, LogBuffer().add_request, max_batches=1, batch_seconds=0, close_seconds=0
+    )
     for _ in range(20):
         record = Record("POST", URL)
         record.model = "m"

@@ -37,8 +37,10 @@ def test_model_is_loaded_with_the_first_line():
     use.take(4096)
     use.wait(cold=True)
     assert (work.of("m").loads, work.answers) == (1, 0)
+    assert work.loading() == ["m:latest"]
     use.begin()
     assert (work.of("m").loads, work.answers) == (0, 1)
+    assert work.loading() == []
 
 
 def test_longest_context_is_that_of_all_requests_in_progress():

@@ -423,6 +423,16 @@ async def test_killed_while_it_loads_the_model(
         await asyncio.wait_for(waiting, 20)
 
 
+async def test_model_that_a_request_waits_for_is_reported_as_loading(mortal: OllamaBackend):
+    await mortal.unload(PLAIN)
+    events = sink.events(mortal, LONG)
+    first = asyncio.ensure_future(anext(events))
+    await until(lambda: [*mortal.loading()] == [PLAIN])
+    await first
+    assert mortal.loading() == {}
+    await events.aclose()
+
+
 async def test_killed_after_the_third_word(mortal: OllamaBackend, ollama_process: OllamaProcess):
     events = sink.events(mortal, LONG)
     said = [await anext(events) for _ in range(4)]

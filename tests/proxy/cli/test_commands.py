@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from fakes.waiting import until_now
 from servers.server_process import Running, command, serving, write
 
 from adapters.config import EMBEDDED
@@ -82,6 +83,11 @@ def test_models_of_the_server_are_listed(tandem: Any):
         ("tandem load --url {url} f", "fast"),
         ("tandem chat model:1", "1b"),
         ("tandem chat model:", "1b"),
+        ("tandem bench model f", "fast"),
+        ("tandem bench f", "fast"),
+        ("tandem import f", "fast"),
+        ("tandem connect codex --model f", "fast"),
+        ("tandem doctor --model f", "fast"),
     ],
 )
 def test_shell_completes_models_of_the_server_of_the_command(
@@ -506,6 +512,16 @@ def test_lines_of_the_log_are_printed(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
 
 
+def test_log_of_another_server_is_printed(tandem: Any, server: Running):
+    tandem("route", "fast")
+    logs = ("logs", "-n", "1", "--json", "--url", f"127.0.0.1:{server.port}")
+    until_now(lambda: "/api/route" in tandem(*logs)[1])
+    (line,) = tandem(*logs)[1].splitlines()
+    assert (json.loads(line)["path"], json.loads(line)["status"]) == ("/api/route", 200)
+    assert tandem("logs", "-n", "0")[:2] == (0, "")
+    assert "outcome=ok" in tandem("logs")[1]
+
+
 @pytest.mark.long
 def test_hangup_reloads_the_settings(tmp_path: Path):
     config = write(tmp_path, SETTINGS)
@@ -571,7 +587,7 @@ def test_conversation_on_a_terminal(server: Running):
 
 @pytest.mark.long
 @pytest.mark.parametrize("columns", [80, 40])
-@pytest.mark.parametrize("words", [("models",), ("show", "fast")])
+@pytest.mark.parametrize("words", [("models",), ("show", "fast"), ("connect",)])
 def test_tables_fit_into_the_terminal(server: Running, columns: int, words: tuple[str, ...]):
     controller, terminal = pty.openpty()
     url = f"http://127.0.0.1:{server.port}"
@@ -591,11 +607,12 @@ def test_tables_fit_into_the_terminal(server: Running, columns: int, words: tupl
         assert process.stderr is not None
         remark = process.stderr.read()
     os.close(controller)
-    lines = shown.decode().splitlines()
+    lines = shown.decode().partition("\r\n\r\n`tandem connect")[0].splitlines()
     assert max(map(len, lines)) <= columns
-    assert lines[0].startswith("MODEL")
-    assert "fast" in shown.decode()
-    assert ("no room for CAPABILITIES" in remark) is (columns == 40)
+    assert ("no room for" in remark) is (columns == 40 or words == ("connect",))
+    if words != ("connect",):
+        assert lines[0].startswith("MODEL")
+        assert "fast" in shown.decode()
 
 
 @pytest.mark.long

@@ -21,6 +21,7 @@ URL = "/v1/chat/completions"
 USAGE = Usage(prompt_tokens=30, completion_tokens=2, cached_tokens=20)
 ANSWER = (Started(cold=True), TextDelta("Hel"), TextDelta("lo"), Finished("stop", USAGE))
 DASHBOARD = Path(__file__).parents[3] / "packaging" / "grafana" / "tandem.json"
+EMBEDS = Model(name="m", capabilities=frozenset({"embedding"}))
 BOTH = Config(models={"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")})
 
 
@@ -49,6 +50,29 @@ async def test_answer_is_counted_by_backend_and_model():
     assert values(text, "tandem_cached_prompt_tokens_total") == {("scripted", "m"): 20}
     assert values(text, "tandem_completion_tokens_total") == {("scripted", "m"): 2}
     assert values(text, "tandem_cold_starts_total") == {("scripted", "m"): 1}
+
+
+async def test_vectors_are_counted_with_the_tokens_that_were_read():
+    async with http_client(ScriptedBackend(models=[EMBEDS])) as client:
+        await client.post("/v1/embeddings", json={"model": "m", "input": ["a", "b"]})
+        text = await scrape(client)
+    assert values(text, "tandem_prompt_tokens_total") == {("scripted", "m"): 6}
+    assert values(text, "tandem_completion_tokens_total") == {("scripted", "m"): 0}
+    assert values(text, "gen_ai_server_time_to_first_token_seconds_count") == {}
+
+
+async def test_answer_that_a_client_leaves_counts_as_far_as_it_came():
+    script = [Started(), PromptProgress(9, 9, 4), TextDelta("a"), TextDelta("b"), HANG]
+    backend = ScriptedBackend(script)
+    async with http_client(backend) as client:
+        leaving = asyncio.create_task(client.post(URL, json=chat()))
+        await until(lambda: backend.running == 1)
+        leaving.cancel()
+        await until(lambda: backend.running == 0)
+        text = await scrape(client)
+    assert values(text, "tandem_prompt_tokens_total") == {("scripted", "m"): 9}
+    assert values(text, "tandem_cached_prompt_tokens_total") == {("scripted", "m"): 4}
+    assert values(text, "tandem_completion_tokens_total") == {("scripted", "m"): 2}
 
 
 async def test_times_have_the_names_and_labels_of_opentelemetry():

@@ -1,4 +1,4 @@
-// The latest lines of the server's log. Requests are in the history.
+// The latest lines of the server's log, those of requests included.
 
 import { getJSON, repeat } from "../api.js";
 import { h, setText } from "../dom.js";
