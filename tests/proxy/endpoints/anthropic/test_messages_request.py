@@ -339,6 +339,12 @@ def test_tool_choice(choice: Any, expected: Any, parallel: bool):
     assert (request.tool_choice, request.parallel_tool_calls) == (expected, parallel)
 
 
+def test_tools_of_one_name_are_refused():
+    with pytest.raises(InvalidRequestError, match="must be unique") as caught:
+        translated(tools=[WEATHER, SEARCH, {**WEATHER, "description": "Another."}])
+    assert caught.value.param == "tools"
+
+
 @pytest.mark.parametrize(
     ("tools", "choice"),
     [
