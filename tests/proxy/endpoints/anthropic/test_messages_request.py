@@ -238,7 +238,13 @@ def test_messages_without_any_content_are_refused(content: Any):
 
 
 def test_tools_of_the_client_have_their_schema():
-    strict = {**WEATHER, "type": "custom", "strict": True, "input_examples": [{"city": "Oslo"}]}
+    strict = {
+        **WEATHER,
+        "name": "forecast",
+        "type": "custom",
+        "strict": True,
+        "input_examples": [{"city": "Oslo"}],
+    }
     loose, other = translated(tools=[WEATHER, strict]).request.tools
     assert (loose.name, loose.description, loose.parameters) == (*WEATHER.values(),)
     assert not loose.strict
