@@ -11,6 +11,7 @@ import openai
 import pytest
 from fakes.scripted_backend import (
     DONE,
+    EVERYTHING,
     HANG,
     HELLO,
     ScriptedBackend,
@@ -397,6 +398,18 @@ async def test_background_response_fails_with_its_error(config: Config):
         found = await ended(client, queued.id)
     assert found.status == "failed"
     assert found.error.message == "No."
+
+
+async def test_background_response_that_no_model_can_answer_is_refused(config: Config):
+    backend = ScriptedBackend(HELLO, honours=EVERYTHING - {"tools"})
+    tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    async with openai_client(backend, config=config) as client:
+        with pytest.raises(openai.NotFoundError) as missing:
+            await client.responses.create(model="no-such-model", input="Hi", background=True)
+        with pytest.raises(openai.BadRequestError) as lacking:
+            await client.responses.create(model="m", input="Hi", tools=[tool], background=True)
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    assert lacking.value.param == "tools"
 
 
 async def test_background_response_is_cancelled_by_a_shutdown(config: Config):
