@@ -1,4 +1,4 @@
-"""What is wrong with a part of a schema."""
+"""A fault in a part of a schema."""
 
 from typing import NamedTuple
 
