@@ -43,10 +43,10 @@ class StorageError(Exception):
 class NotStoredError(Exception):
     """Nothing is stored under an id of a request, for its caller."""
 
-    def __init__(self, kind: str, key: str) -> None:
-        """`kind` is what was looked for, such as `response`."""
+    def __init__(self, kind: str, key: str, param: str | None = None) -> None:
+        """`kind` is what was looked for, such as `response`; `param` the field of the body."""
         super().__init__(kind, key)
-        self.key = key
+        self.key, self.param = key, param
         name = _STORED_NAMES.get(kind, kind.capitalize())
         self.message = f"{name} with id '{key[:100]}' not found."
 
@@ -218,7 +218,7 @@ def _to_failure(exc: Exception) -> Failure:
             headers = {"retry-after": str(max(1, math.ceil(exc.retry_after)))}
             return _failure(RATE_LIMITED[exc.limited], exc.message, headers=headers)
         case NotStoredError():
-            return _failure(NOT_STORED, exc.message)
+            return _failure(NOT_STORED, exc.message, param=exc.param)
         case StorageError():
             log.error("Stored answers: %s", exc)
             return _failure(

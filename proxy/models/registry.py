@@ -365,9 +365,10 @@ class Registry:
         return replace(self._entry(self._completed(called), backends), prefer=prefer)
 
     def _alias(self, name: str, backends: frozenset[str]) -> RegisteredModel:
-        # Ollama's clients add the default tag to names without one.
-        alias = name if name in self._aliases else name.removesuffix(DEFAULT_TAG)
-        if alias not in self._aliases:
+        # Ollama's clients add the default tag to names without one, and leave it out.
+        spellings = (name, name.removesuffix(DEFAULT_TAG), name + DEFAULT_TAG)
+        alias = next((each for each in spellings if each in self._aliases), None)
+        if alias is None:
             return RegisteredModel(id=name, deployments=())
         entry = self._entry(self._names_of(alias), backends)
         names = entry.names if entry.id == alias else (alias,)

@@ -33,11 +33,6 @@ class Allowance(NamedTuple):
 
 ALLOWANCES = (
     Allowance(
-        "/chat/completions",
-        r"ChatCompletionList\['(first|last)_id'\]: null is not of type \"string\"",
-        "an empty list has no first and no last entry",
-    ),
-    Allowance(
         "/chat/completions/{completion_id}/messages",
         r"ChatCompletionMessageList\['data'\]\[\d+\]\['role'\]: .* is not one of \"assistant\"",
         "the schema takes its messages from answers; stored messages are those of the request, as "

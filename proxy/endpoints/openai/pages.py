@@ -39,8 +39,9 @@ class PageQuery(Struct, kw_only=True):
 class StoredList(Struct, kw_only=True):
     object: str = "list"
     data: list[Any]
-    first_id: str | None
-    last_id: str | None
+    first_id: str
+    last_id: str
+    """Both are empty for an empty page: typed clients require texts, as OpenAI's schema does."""
     has_more: bool
 
 
@@ -48,8 +49,8 @@ def to_list(members: Sequence[Item], has_more: bool) -> StoredList:
     """Render a page of JSON objects."""
     return StoredList(
         data=[Raw(member.object) for member in members],
-        first_id=members[0].id if members else None,
-        last_id=members[-1].id if members else None,
+        first_id=members[0].id if members else "",
+        last_id=members[-1].id if members else "",
         has_more=has_more,
     )
 

@@ -189,6 +189,14 @@ async def test_alias_is_found_with_the_default_tag_where_no_model_has_that_name(
         assert deployments(await router.find("slow:latest")) == ["ollama/slow:latest"]
 
 
+async def test_alias_with_the_default_tag_is_found_without_it():
+    own = {"fast:latest": ModelConfig(names={"mlx": "org/a"})}
+    async with routing([Model(name="org/a")], [], own) as (router, _, _):
+        assert (await router.find("fast")).id == "fast:latest"
+        with pytest.raises(ModelNotFoundError):
+            await router.find("fast:7b")
+
+
 async def test_two_aliases_of_one_pair_are_two_entries():
     own = PAIR | {"slow": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"}, prefer="ollama")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, registry, _):

@@ -43,7 +43,7 @@ def to_offer(body: PromptFields, referenced: frozenset[str] = frozenset()) -> Of
     for tools to Anthropic's server, from the beginning.
 
     Raises:
-        InvalidRequestError: a tool of the client has no name or no schema.
+        InvalidRequestError: a tool of the client has no name or no schema, or that of another.
     """
     sent = body.tools or []
     searches_here = any((tool.type or "").startswith("tool_search_tool") for tool in sent)
@@ -56,6 +56,8 @@ def to_offer(body: PromptFields, referenced: frozenset[str] = frozenset()) -> Of
         elif not tool.defer_loading or searches_here or tool.name in referenced:
             offered.append((at, translated))
     tools, places = tuple(tool for _, tool in offered), tuple(at for at, _ in offered)
+    if len({tool.name for tool in tools}) < len(tools):
+        raise InvalidRequestError("tools: Tool names must be unique.", param="tools")
     return Offer(tools, places, tuple(ignored))
 
 

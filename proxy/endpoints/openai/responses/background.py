@@ -15,7 +15,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.errors import InvalidRequestError
+from adapters.errors import BackendError, InvalidRequestError
 from adapters.events import Event, Started
 from proxy.endpoints.generate import Call, Dialect, generate
 from proxy.endpoints.openai.responses.database_store import KeptResponses, to_entry
@@ -35,6 +35,7 @@ from proxy.errors import (
 from proxy.http.event_stream import SSE, EventSink, Limits, Put, sse
 from proxy.http.json_response import JSONResponse
 from proxy.openapi import Operation
+from proxy.routing.requirements import to_requirements
 from proxy.stored.entry import Entry
 from proxy.stored.running import Running, to_frames
 from proxy.stored.store import Store
@@ -61,6 +62,7 @@ async def start_background(
     """Store the response as queued, begin to write it, and answer with it or with its events.
 
     Raises:
+        BackendError: no backend can answer it; nothing is stored.
         StorageError: it cannot be stored.
         RateLimitError: a limit of the request's key is reached.
         ExplainedHTTPError: 403: it unloads the model, and may not administer.
@@ -68,6 +70,7 @@ async def start_background(
     turn = call.body
     request.check_keep_alive(call.requests[0].keep_alive)
     request.grant.limits.require_room()
+    await _require_backend(request, dialect, call)
     assert isinstance(turn.store, KeptResponses)  # noqa: S101 - `check_background` was passed
     running = request.running.add(turn.client, turn.id, streams=call.stream)
     try:
@@ -85,6 +88,24 @@ async def start_background(
     call = replace(call, body=turn, finish=kept.settle, stream=True)
     running.task = asyncio.create_task(_write(work, dialect, call, kept, renderer, running))
     return await _follow(request, running, 0) if running.streams else JSONResponse(queued)
+
+
+async def _require_backend(
+    request: ServerRequest, dialect: Dialect[Turn], call: Call[Turn]
+) -> None:
+    """Refuse a response for which there is no model, or none with all that it requires.
+
+    A missing model that auto_pull downloads takes minutes: the response fails later.
+    """
+    if request.config.server.auto_pull:
+        return
+    (prompt,) = call.requests
+    try:
+        model = request.forced(prompt.model, call.backend)
+        await request.router.decide(model, to_requirements(prompt), prompt)
+    except BackendError as exc:
+        exc.param = dialect.to_param(exc.param, call.body)
+        raise
 
 
 class BackgroundResponses(KeptResponses):

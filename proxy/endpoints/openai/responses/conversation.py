@@ -13,6 +13,7 @@ from proxy.endpoints.openai.responses.items import JSON, InputItem, Part
 from proxy.endpoints.openai.responses.tools import Toolbox
 from proxy.endpoints.text_files import not_text, to_text_part
 from proxy.endpoints.tools import to_arguments
+from proxy.errors import NotStoredError
 from proxy.images import image_at
 
 
@@ -35,6 +36,7 @@ class Conversation:
 
         Raises:
             InvalidRequestError: it is malformed.
+            NotStoredError: it refers to an item that is not stored.
             UnsupportedParameterError: it cannot be honoured; `param` is its path.
         """
         match item:
@@ -53,7 +55,7 @@ class Conversation:
             case wire.AdditionalToolsItem() | wire.CompactionTrigger():
                 pass  # The one is offered with the other tools, the other is no part of a chat.
             case wire.ItemReference(id=name):
-                raise InvalidRequestError(f"Item with id '{name[:100]}' not found.", param=path)
+                raise NotStoredError("item", name, path)
             case (
                 wire.MCPListToolsItem()
                 | wire.MCPApprovalRequestItem()

@@ -61,7 +61,7 @@ class KeptResponses:
         try:
             items, _ = await self._store.items(key, client, _ALL)
         except NotStoredError as exc:
-            raise InvalidRequestError(exc.message, param="conversation") from exc
+            raise NotStoredError("conversation", key, "conversation") from exc
         self.last_item = items[-1].number if items else 0
         return [decode_item(item.object) for item in items]
 

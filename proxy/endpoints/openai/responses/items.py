@@ -1,7 +1,8 @@
 """Items of the Responses API: what an input consists of, and what an answer consists of.
 
 One Struct for both directions, because the items of an answer are the input of the next. Fields
-that the API leaves out of some items are `UNSET` where they are absent.
+that the API leaves out of some items are `UNSET` where they are absent; others have a default,
+because a stored item has them all.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create (input, output)
 """
@@ -97,6 +98,7 @@ class FunctionCallItem(Struct, kw_only=True, tag_field="type", tag="function_cal
     id: str | UnsetType | None = UNSET
     status: Status | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     name: str
     namespace: str | UnsetType | None = UNSET
     arguments: str
@@ -107,6 +109,7 @@ class FunctionCallOutputItem(Struct, kw_only=True, tag_field="type", tag="functi
     id: str | UnsetType | None = UNSET
     status: Status | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     output: str | list[Part]
     name: str | UnsetType | None = UNSET
     namespace: str | UnsetType | None = UNSET
@@ -116,6 +119,7 @@ class CustomToolCallItem(Struct, kw_only=True, tag_field="type", tag="custom_too
     id: str | UnsetType | None = UNSET
     status: Status | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     name: str
     namespace: str | UnsetType | None = UNSET
     input: str
@@ -127,6 +131,7 @@ class CustomToolCallOutputItem(
     id: str | UnsetType | None = UNSET
     status: Status | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     output: str | list[Part]
     name: str | UnsetType | None = UNSET
 
@@ -153,7 +158,7 @@ class AdditionalToolsItem(Struct, kw_only=True, tag_field="type", tag="additiona
     """Tools that are declared in the middle of a conversation."""
 
     id: str | UnsetType | None = UNSET
-    role: Literal["developer"] | UnsetType | None = UNSET
+    role: Literal["developer"] = "developer"
     tools: list[JSON]
 
 
@@ -179,8 +184,9 @@ class ShellCallItem(Struct, kw_only=True, tag_field="type", tag="shell_call"):
     id: str | UnsetType | None = UNSET
     status: str | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     action: JSON
-    environment: JSON | UnsetType | None = UNSET
+    environment: JSON | None = None
     created_by: str | UnsetType | None = UNSET
 
 
@@ -188,8 +194,9 @@ class ShellCallOutputItem(Struct, kw_only=True, tag_field="type", tag="shell_cal
     id: str | UnsetType | None = UNSET
     status: str | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     output: list[JSON]
-    max_output_length: int | UnsetType | None = UNSET
+    max_output_length: int | None = None
     created_by: str | UnsetType | None = UNSET
 
 
@@ -197,6 +204,7 @@ class ApplyPatchCallItem(Struct, kw_only=True, tag_field="type", tag="apply_patc
     id: str | UnsetType | None = UNSET
     status: str | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     operation: JSON
     created_by: str | UnsetType | None = UNSET
 
@@ -207,6 +215,7 @@ class ApplyPatchCallOutputItem(
     id: str | UnsetType | None = UNSET
     status: str | UnsetType | None = UNSET
     call_id: str
+    caller: JSON | UnsetType | None = UNSET
     output: str | UnsetType | None = UNSET
     created_by: str | UnsetType | None = UNSET
 
@@ -276,8 +285,8 @@ class ComputerCallOutputItem(Struct, kw_only=True, tag_field="type", tag="comput
 class ToolSearchCallItem(Struct, kw_only=True, tag_field="type", tag="tool_search_call"):
     id: str | UnsetType | None = UNSET
     status: str | UnsetType | None = UNSET
-    call_id: str | UnsetType | None = UNSET
-    execution: str | UnsetType = UNSET
+    call_id: str | None = None
+    execution: str = "client"
     arguments: Any = None
 
 
@@ -286,8 +295,8 @@ class ToolSearchOutputItem(Struct, kw_only=True, tag_field="type", tag="tool_sea
 
     id: str | UnsetType | None = UNSET
     status: str | UnsetType | None = UNSET
-    call_id: str | UnsetType | None = UNSET
-    execution: str | UnsetType = UNSET
+    call_id: str | None = None
+    execution: str = "client"
     tools: list[JSON]
 
 

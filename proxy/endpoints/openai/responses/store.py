@@ -29,7 +29,7 @@ class ResponseStore(Protocol):
 
         Raises:
             PreviousResponseNotFoundError: there is no such answer of this client.
-            InvalidRequestError: there is no such conversation of this client.
+            NotStoredError: there is no such conversation of this client.
         """
         ...
 

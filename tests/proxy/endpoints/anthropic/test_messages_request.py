@@ -238,7 +238,13 @@ def test_messages_without_any_content_are_refused(content: Any):
 
 
 def test_tools_of_the_client_have_their_schema():
-    strict = {**WEATHER, "type": "custom", "strict": True, "input_examples": [{"city": "Oslo"}]}
+    strict = {
+        **WEATHER,
+        "name": "forecast",
+        "type": "custom",
+        "strict": True,
+        "input_examples": [{"city": "Oslo"}],
+    }
     loose, other = translated(tools=[WEATHER, strict]).request.tools
     assert (loose.name, loose.description, loose.parameters) == (*WEATHER.values(),)
     assert not loose.strict
@@ -337,6 +343,12 @@ def test_deferred_tool_is_offered_once_it_is_referenced():
 def test_tool_choice(choice: Any, expected: Any, parallel: bool):
     request = translated(tools=[WEATHER, SEARCH], tool_choice=choice).request
     assert (request.tool_choice, request.parallel_tool_calls) == (expected, parallel)
+
+
+def test_tools_of_one_name_are_refused():
+    with pytest.raises(InvalidRequestError, match="must be unique") as caught:
+        translated(tools=[WEATHER, SEARCH, {**WEATHER, "description": "Another."}])
+    assert caught.value.param == "tools"
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,6 @@ async def test_fields_reach_the_contract():
         ({"input": [{"type": "holodeck_call"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]"),
         ({"previous_response_id": "resp_x"}, "previous_response_id"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         ({"tools": [{"type": "mcp", "server_url": "http://x"}]}, "tools[0].server_url"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),

@@ -11,6 +11,7 @@ import openai
 import pytest
 from fakes.scripted_backend import (
     DONE,
+    EVERYTHING,
     HANG,
     HELLO,
     ScriptedBackend,
@@ -126,9 +127,9 @@ async def test_responses_are_kept_apart_by_key(config: Config):
         with pytest.raises(openai.BadRequestError) as failure:
             await other.responses.create(model="m", input="Hi", previous_response_id=answer.id)
         assert failure.value.code == "previous_response_not_found"
-        with pytest.raises(openai.BadRequestError) as failure:
+        with pytest.raises(openai.NotFoundError, match="not found") as missing:
             await other.responses.create(model="m", input="Hi", conversation=conversation.id)
-        assert failure.value.param == "conversation"
+        assert missing.value.param == "conversation"
 
 
 # --- continued ---
@@ -193,8 +194,9 @@ async def test_item_reference_is_the_stored_item(config: Config):
         ]
         await client.responses.create(model="m", input=inputs)
         inputs[0]["id"] = "msg_unknown"
-        with pytest.raises(openai.BadRequestError, match="msg_unknown"):
+        with pytest.raises(openai.NotFoundError, match="'msg_unknown' not found") as error:
             await client.responses.create(model="m", input=inputs)
+    assert error.value.param == "input[0]"
     assert said(backend) == [("assistant", "Hello"), ("user", "2")]
 
 
@@ -312,7 +314,6 @@ async def test_switched_off_store_refuses_by_name(tmp_path: Path, fields: Any, p
         ({"background": True, "store": False}, "background"),
         ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "conversation"),
         ({"conversation": {"name": "x"}}, "conversation.id"),
-        ({"conversation": "conv_unknown"}, "conversation"),
     ],
 )
 async def test_conflicts_are_refused_by_name(config: Config, fields: Any, param: str):
@@ -397,6 +398,18 @@ async def test_background_response_fails_with_its_error(config: Config):
         found = await ended(client, queued.id)
     assert found.status == "failed"
     assert found.error.message == "No."
+
+
+async def test_background_response_that_no_model_can_answer_is_refused(config: Config):
+    backend = ScriptedBackend(HELLO, honours=EVERYTHING - {"tools"})
+    tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    async with openai_client(backend, config=config) as client:
+        with pytest.raises(openai.NotFoundError) as missing:
+            await client.responses.create(model="no-such-model", input="Hi", background=True)
+        with pytest.raises(openai.BadRequestError) as lacking:
+            await client.responses.create(model="m", input="Hi", tools=[tool], background=True)
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    assert lacking.value.param == "tools"
 
 
 async def test_background_response_is_cancelled_by_a_shutdown(config: Config):
@@ -515,6 +528,7 @@ async def test_items_of_a_conversation(config: Config):
             listed.data[0].id or "", conversation_id=conversation.id
         )
         left = await client.conversations.items.list(conversation.id)
+        empty = await client.conversations.items.list(conversation.id, after=left.last_id or "")
         with pytest.raises(openai.BadRequestError, match="items"):
             await client.conversations.items.create(conversation.id, items=hi * 21)
         with pytest.raises(openai.NotFoundError):
@@ -523,9 +537,36 @@ async def test_items_of_a_conversation(config: Config):
         "input_text",
         "output_text",
     ]
+    assert empty.to_dict() == {
+        "object": "list",
+        "data": [],
+        "first_id": "",
+        "last_id": "",
+        "has_more": False,
+    }
     assert added.data == latest.data == left.data == listed.data[1:]
     assert item == listed.data[0]
     assert back.id == conversation.id
+
+
+async def test_stored_items_have_the_fields_that_a_client_may_leave_out(config: Config):
+    caller = {"type": "program", "caller_id": "p"}
+    action = {"commands": ["ls"], "timeout_ms": None, "max_output_length": None}
+    items: Any = [
+        {"type": "tool_search_call", "arguments": {}},
+        {"type": "tool_search_output", "tools": []},
+        {"type": "shell_call", "call_id": "s", "action": action, "caller": caller},
+        {"type": "shell_call_output", "call_id": "s", "output": []},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "caller": caller},
+    ]
+    async with openai_client(ScriptedBackend(HELLO), config=config) as client:
+        created = await client.conversations.create(items=items)
+        listed = await client.conversations.items.list(created.id, order="asc")
+    search, found, shell, output, call = [item.to_dict() for item in listed.data]
+    assert (search["call_id"], search["execution"]) == (None, "client")
+    assert (found["call_id"], found["execution"]) == (None, "client")
+    assert (shell["environment"], shell["caller"], call["caller"]) == (None, caller, caller)
+    assert output["max_output_length"] is None
 
 
 @pytest.mark.slow
