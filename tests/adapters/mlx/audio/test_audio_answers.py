@@ -130,11 +130,13 @@ async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):
 
 
 async def test_parakeet_reports_words_with_times_inside_the_audio(backend: AudioBackend):
-    request = TranscriptionRequest(model="aligner", samples=sine(3.0), prompt="x", words=True)
+    request = TranscriptionRequest(
+        model="aligner", samples=sine(3.0), prompt="x", keywords=("y",), words=True
+    )
     sink = Listed()
     await backend.transcribe(request, sink)
     started, *segments, finished = sink.events
-    assert started == TranscriptStarted(cold=True, ignored=("prompt",))
+    assert started == TranscriptStarted(cold=True, ignored=("prompt", "keywords"))
     assert isinstance(finished, TranscriptFinished)
     assert segments
     for segment in segments:
@@ -211,6 +213,7 @@ async def test_what_a_speech_model_cannot_do_is_refused(
     [
         ({"task": "translate"}, UnsupportedParameterError, "model"),
         ({"language": "de"}, InvalidRequestError, "language"),
+        ({"languages": ("de", "fr")}, InvalidRequestError, "languages"),
     ],
 )
 async def test_what_an_english_whisper_cannot_do_is_refused(
