@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.tiny_audio import DIA_RATE, sine, tiny_dia, tiny_parakeet, tiny_whisper
+from fakes.tiny_audio import (
+    DIA_RATE,
+    ORPHEUS_FRAME,
+    sine,
+    tiny_dia,
+    tiny_orpheus,
+    tiny_parakeet,
+    tiny_whisper,
+)
 from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters.audio import (
@@ -70,6 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     tiny_whisper(folder / "listener")
     tiny_dia(folder / "speaker", hub)
     tiny_parakeet(folder / "aligner")
+    tiny_orpheus(folder / "orpheus", hub)
     return folder
 
 
@@ -110,6 +119,24 @@ async def test_dialogue_is_spoken_in_pieces(backend: AudioBackend):
     samples = sum(len(sound.samples) for sound in sounds) // 4
     assert isinstance(finished, SpeechFinished)
     assert (finished.input_tokens, finished.seconds) == (len(DIALOGUE), samples / DIA_RATE)
+
+
+async def test_orpheus_speaks_whatever_tokens_it_writes(backend: AudioBackend):
+    """Codes that its codec does not have were read outside of the codebook, which ended the
+    process."""
+    sink = Listed()
+    request = SpeechRequest(model="orpheus", text="Hello.", voice="leo")
+    await backend.speak(request, sink)
+    started, *sounds, _ = sink.events
+    assert started == SpeechStarted(rate=24_000, cold=True)
+    samples = sum(len(sound.samples) for sound in sounds if isinstance(sound, SpeechAudio)) // 4
+    assert ORPHEUS_FRAME <= samples < 2 * ORPHEUS_FRAME
+
+
+async def test_voices_are_mixed_by_kokoro_alone(backend: AudioBackend):
+    with pytest.raises(InvalidRequestError, match="'orpheus' mixes no voices") as caught:
+        await backend.speak(SpeechRequest(model="orpheus", text="Hi.", voice="leo+dan"), Listed())
+    assert caught.value.param == "voice"
 
 
 async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):

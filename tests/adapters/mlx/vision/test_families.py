@@ -102,7 +102,7 @@ async def test_model_is_refused_with_the_reason_where_mlx_vlm_fails_on_a_text(
 ) -> None:
     """Hunyuan's positions are of one prompt, which is read in one pass."""
     async with serving(tmp_path, "hunyuan_vl") as backend:
-        with pytest.raises(GenerationError, match="mlx-vlm .* fails on a text: ValueError"):
+        with pytest.raises(GenerationError, match=r"mlx-vlm .* fails on a text: ValueError"):
             await read(backend, "hunyuan_vl", *CHAT)
 
 
