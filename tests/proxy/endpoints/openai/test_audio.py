@@ -290,8 +290,13 @@ async def test_form_reaches_the_backend():
         prompt="Names: Bo.",
         temperature="0.4",
         response_format="verbose_json",
-        **{"timestamp_granularities[]": ["word"], "chunking_strategy": "auto", "nonsense": "1"},
-        **{"languages[]": ["English", "de-AT"], "keywords[]": ["Bo", " "]},
+        **{
+            "timestamp_granularities[]": ["word"],
+            "languages[]": ["English", "de-AT"],
+            "keywords[]": ["Bo", " "],
+            "chunking_strategy": "auto",
+            "nonsense": "1",
+        },
     )
     assert response.headers["x-tandem-ignored"] == "chunking_strategy, nonsense"
     (asked,) = backend.asked
@@ -335,7 +340,7 @@ async def test_shape_of_open_webui():
         ({"include[]": "x"}, "include[0]"),
         ({"include[]": "logprobs", "response_format": "text"}, "include"),
         ({"stream": "maybe"}, "stream"),
-        ({"language": "en", "languages[]": ["de", "fr"]}, "languages"),
+        ({"language": "en", "languages[]": "de"}, "languages"),
     ],
     ids=str,
 )
@@ -497,6 +502,19 @@ async def test_voices(path: str):
         ("anna", "speaker", False),
         ("mary", "speaker", True),
     ]
+
+
+async def test_voices_of_an_alias_are_not_named_twice():
+    config = Config(models={"tts-1": ModelConfig(names={"mlx": "speaker"})})
+    async with named_client({"mlx": ScriptedAudio()}, config) as client:
+        answer = (await client.get("/v1/audio/voices")).json()
+    assert sorted((voice["id"], voice["model"]) for voice in answer["data"]) == [
+        ("anna", "speaker"),
+        ("anna", "tts-1"),
+        ("mary", "speaker"),
+        ("mary", "tts-1"),
+    ]
+    assert [voice["id"] for voice in answer["voices"]] == ["anna", "mary"]
 
 
 async def test_speech_models_are_listed_as_open_webui_reads_them():
