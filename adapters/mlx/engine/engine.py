@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,7 @@ from adapters.errors import BackendBusyError, BackendError, BackendUnavailableEr
 from adapters.mlx import blas
 from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
+from adapters.mlx.engine.lasting_thread import run_on_lasting_thread
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
 from adapters.mlx.jobs import BESIDE_SECONDS, SLICE_SECONDS, Job, Jobs, Pieces, as_exception
@@ -90,7 +91,8 @@ class Engine:
         """Work that may last as long as an answer: loads do not wait for it."""
         self._wake = threading.Condition()
         self.arrivals = BatchingWindow(self._wake, window_seconds)
-        self._thread: threading.Thread | None = None
+        self._thread: Future[None] | None = None
+        """Done when the work on the thread has ended."""
         self._closing = False
         self._ended = False
         self._schedulers: dict[str, Scheduler] = {}
@@ -249,7 +251,7 @@ class Engine:
         with self._wake:
             self._wake.notify()
         if self._thread is not None:
-            self._thread.join(timeout=self._closing_seconds)
+            wait([self._thread], self._closing_seconds)
 
     def run(self, job: Callable[[], T]) -> "Future[T]":
         """Run `job` on the thread, before its next step; cancelling the future drops it."""
@@ -285,12 +287,10 @@ class Engine:
             if self._ended:
                 raise BackendUnavailableError("The MLX engine has ended.")
             if self._thread is None:
-                thread = threading.Thread(target=self._loop, name="mlx-engine", daemon=True)
                 try:
-                    thread.start()
+                    self._thread = run_on_lasting_thread(self._loop)
                 except RuntimeError as error:
                     raise BackendUnavailableError(f"The MLX engine: {error}.") from error
-                self._thread = thread
             self._commands.append(command)
             self._wake.notify()
 

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from adapters.errors import BackendError
-from adapters.mlx.grammar.references import ROOT, References, resolve
+from adapters.json_schema.fault import Fault
+from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node
+from adapters.json_schema.reading import read_schema
+from adapters.json_schema.references import ROOT, resolve
 from adapters.mlx.grammar.schema import bound, require_size
-from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Fault, Node, read_schema
 
 MAX_TRIALS = 400
 """Compilations to find what is refused: one for each subschema beside a refused one."""
@@ -93,21 +95,12 @@ class _Search:
         for keyword in (*first, *(k for k in keywords if k not in first)):
             node[keyword] = keywords[keyword]
             if keyword not in DEFINITIONS and (reason := self._error(pointer)):
-                is_mistake = keyword == "$ref" and self._leads_nowhere(pointer)
                 del node[keyword]
                 # JSON Schema: an unknown `format` is an annotation
                 # (https://json-schema.org/draft/2020-12/json-schema-validation#section-7).
                 is_annotation = keyword == "format" and "nknown format" in reason
                 at = f"{path}.{keyword}"
-                self._faults.append(Fault(at, keyword, reason, is_mistake, is_annotation))
-
-    def _leads_nowhere(self, pointer: str) -> bool:
-        """True where a reference has no target, or no end."""
-        try:
-            References(self._document, pointer)
-        except BackendError:
-            return True
-        return False
+                self._faults.append(Fault(at, keyword, reason, is_annotation=is_annotation))
 
     def _error(self, pointer: str) -> str:
         """Return the reason why the subschema at `pointer` cannot be enforced, or ""."""

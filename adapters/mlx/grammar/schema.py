@@ -3,7 +3,6 @@
     object           only the keys that it names, unless `additionalProperties` allows others
     number           ±1e15 with nine decimals; integers that a double represents exactly: a sampler
                      that may write a thousand digits will do so sooner or later
-    recursion        alternatives without a finite instance are left out
 
 Instances of the result are always instances of the schema. Strings and lists have no bounds but
 their own: an answer that goes on is ended by its limit of tokens, and says so.
@@ -15,8 +14,8 @@ import json
 from typing import Any
 
 from adapters.errors import InvalidRequestError
-from adapters.mlx.grammar.references import ROOT, References
-from adapters.schema_keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
+from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
+from adapters.json_schema.references import ROOT, resolve
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
@@ -45,8 +44,7 @@ def bound(schema: _Schema, start: str = ROOT) -> _Schema:
     `start`: the pointer of the subschema to bound; it may refer to all of `schema`.
 
     Raises:
-        InvalidRequestError: it is too large or too deep, has no finite instance, or a `$ref` has
-            no target.
+        InvalidRequestError: it is too large or too deep, or a `$ref` has no target.
     """
     require_size(schema)
     if "x-guidance" in schema:
@@ -94,7 +92,7 @@ _Names = frozenset[str] | None
 class _Bounding:
     def __init__(self, schema: _Schema, start: str) -> None:
         self._start = start
-        self._references = References(schema, start)
+        self._document = schema
         self._definitions: _Schema = {}
         self._named: dict[str, str] = {}
         """Pointer -> name of its definition."""
@@ -105,11 +103,11 @@ class _Bounding:
         self._nodes = 0
 
     def run(self) -> _Schema:
-        root = self._bound(self._references.node(self._start))
+        root = self._bound(resolve(self._document, self._start))
         done: set[str] = set()
         while waiting := self._named.keys() - done:
             for pointer in sorted(waiting):
-                node = self._references.node(pointer)
+                node = resolve(self._document, pointer)
                 self._definitions[self._named[pointer]] = self._bound(node)
             done |= waiting
         schema = root if isinstance(root, dict) else {"allOf": [root]}
@@ -182,16 +180,14 @@ class _Bounding:
 
     def _refer(self, schema: _Schema) -> Node:
         target = schema["$ref"]
-        if not self._references.has_instance(target):
-            return False
         name = self._named.setdefault(target, f"d{len(self._named)}")
         return {**schema, "$ref": f"#/$defs/{name}"}
 
     def _inline(self, target: str, names: _Names) -> Node:
-        if target in self._inlined or not self._references.has_instance(target):
+        if target in self._inlined:
             return False
         outer, self._inlined = self._inlined, self._inlined | {target}
-        written = self._written(self._references.node(target), names)
+        written = self._written(resolve(self._document, target), names)
         self._inlined = outer
         return written
 
@@ -221,7 +217,7 @@ class _Bounding:
         inner = [part for k in ("allOf", "anyOf", "oneOf") for part in schema.get(k, ())]
         if (target := schema.get("$ref")) is not None and target not in visited:
             visited.add(target)
-            inner.append(self._references.node(target))
+            inner.append(resolve(self._document, target))
         return frozenset(names.union(*(self._names(part, visited) for part in inner)))
 
     # Bounds.

@@ -15,13 +15,24 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from adapters.json_schema.fault import Fault
+from adapters.json_schema.keywords import DEFINITIONS, IS_OF
+from adapters.json_schema.reading import read_schema
+from adapters.json_schema.references import resolve
 from adapters.ollama.translate.format_patterns import PATTERNS
 from adapters.ollama.translate.grammar_pattern import (
     MOST_REPEATS,
     UnreadablePatternError,
     to_grammar_pattern,
 )
-from adapters.schema_keywords import DEFINITIONS, IS_OF, Fault, read_schema
+from adapters.ollama.translate.schema_types import (
+    KEYWORDS_OF,
+    common_types,
+    exclude_each_other,
+    listed,
+    of_types,
+    types_of,
+)
 
 Schema = Mapping[str, Any]
 _Node = dict[str, Any]
@@ -30,16 +41,6 @@ _ANY: Schema = {"type": ["object", "array", "string", "number", "boolean", "null
 """An empty schema would be an object."""
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
 """Enforced by the grammar by their names; others of `format_patterns` as patterns."""
-_OF_TYPE: Mapping[str, tuple[str, ...]] = {
-    "object": (
-        *("properties", "required", "additionalProperties"),
-        *("patternProperties", "minProperties", "maxProperties"),
-    ),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
-    "string": ("pattern", "format", "minLength", "maxLength"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-}
-"""The keywords of a type, which imply it where `type` is absent."""
 _LARGEST = 2**63 - 1
 _MOST_SCHEMAS = 20_000
 
@@ -131,16 +132,9 @@ class _Rewriting:
         if schema is False:
             self._leave_out(path, "false")
             return dict(_ANY)
-        part: _Node = {k: v for k, v in schema.items() if k not in DEFINITIONS}
-        if "$ref" in part and part.keys() - {"$ref", "type"}:
-            # What stands beside a reference holds as well.
-            part["allOf"] = [{"$ref": part.pop("$ref")}, *part.get("allOf", ())]
+        part = self._merged({k: v for k, v in schema.items() if k not in DEFINITIONS}, path)
         if "$ref" in part and (target := self._reference(part, path)):
             return target
-        if "allOf" in part:
-            part = self._merged(part, path)
-            if "$ref" in part and (target := self._reference(part, path)):
-                return target
         if "const" in part or "enum" in part:
             return self._values(part, path)
         for key in ("anyOf", "oneOf"):
@@ -154,7 +148,7 @@ class _Rewriting:
         for name in sorted(part.keys() - {keyword, "type"}):
             self._check(path, name)
         values = cast(list[Any], [part["const"]] if keyword == "const" else part["enum"])
-        types = self._types(part, path) if "type" in part else []
+        types = types_of(part) if "type" in part else []
         fitting = [v for v in values if not types or any(IS_OF[t](v) for t in types)]
         if not fitting:
             mistake = f"No value of the schema's '{keyword}' has its 'type'."
@@ -179,15 +173,9 @@ class _Rewriting:
     def _reference(self, part: _Node, path: str) -> _Node | None:
         """Move the target to a definition of a name that llama.cpp can read.
 
-        `None` where there is no target: the reference is removed from `part`.
+        `None` where the grammar would have no end: the reference is removed from `part`.
         """
-        try:
-            ref, target = self._target(part["$ref"])
-        except LookupError as error:
-            del part["$ref"]
-            self.faults.append(Fault(f"{path}.$ref", "$ref", str(error.args[0]), True))
-            return None
-        self._drop(part, path, keep=("$ref", "type"))
+        ref, target = self._target(part["$ref"])
         if ref in self._heads:
             del part["$ref"]
             reason = f"The $ref '{ref}' refers to itself."
@@ -201,43 +189,27 @@ class _Rewriting:
             self._heads.discard(ref)
         return {"$ref": f"#/$defs/{self._names[ref]}"}
 
-    def _target(self, ref: Any) -> tuple[str, Any]:
-        """Follow `ref` over schemas that are nothing but a reference.
-
-        Raises:
-            LookupError: it leads nowhere; the argument is a message for the client.
-        """
-        seen: set[str] = set()
-        while True:
-            if not isinstance(ref, str) or not f"{ref}/".startswith("#/"):
-                raise LookupError(
-                    "A $ref must point into the schema itself, as '#/$defs/NAME' does."
-                )
-            if ref in seen:
-                raise LookupError(f"The $ref '{ref}' refers to itself.")
-            seen.add(ref)
-            target: Any = self._at(ref)
-            if not isinstance(target, dict) or "$ref" not in target:
-                return ref, cast(Any, target)
+    def _target(self, ref: str) -> tuple[str, Any]:
+        """Follow `ref` over schemas that are nothing but a reference."""
+        target: Any = resolve(self._root, ref)
+        while isinstance(target, dict) and cast(_Node, target).keys() == {"$ref"}:
             ref = cast(_Node, target)["$ref"]
-
-    def _at(self, ref: str) -> Any:
-        from urllib.parse import unquote  # Few schemas have a reference.
-
-        node: Any = self._root
-        for step in unquote(ref).split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            try:
-                is_list = isinstance(node, list)
-                node = node[int(key) if is_list else key]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise LookupError(f"The $ref '{ref}' has no target in the schema.") from None
-        return node
+            target = resolve(self._root, ref)
+        return ref, cast(Any, target)
 
     # Several schemas for one value.
 
     def _merged(self, part: _Node, path: str) -> _Node:
-        """Merge the schemas of `allOf` as far as their keywords do not meet."""
+        """Merge the schemas of `allOf`, and a reference with what stands beside it.
+
+        A reference is all of the result, or none of it.
+        """
+        if "$ref" in part and not self._says_all(part):
+            part = {k: v for k, v in part.items() if k != "$ref"} | {
+                "allOf": [{"$ref": part["$ref"]}, *part.get("allOf", ())]
+            }
+        if "allOf" not in part:
+            return part
         merged = {k: v for k, v in part.items() if k != "allOf"}
         branches = cast(list[Any], part["allOf"])
         for branch in branches:
@@ -245,20 +217,35 @@ class _Rewriting:
                 branch = self._resolved(cast(_Node, branch))
             if not self._merge(merged, branch):
                 self._leave_out(f"{path}.allOf", "allOf")
-        return self._merged(merged, path) if "allOf" in merged else merged
+        return self._merged(merged, path)
+
+    def _says_all(self, part: _Node) -> bool:
+        """True where nothing stands beside the reference of `part`, or a type of its target."""
+        _, target = self._target(part["$ref"])
+        if part.keys() == {"$ref", "type"} and isinstance(target, dict) and "type" in target:
+            own = listed(cast(_Node, target)["type"])
+            return common_types(own, listed(part["type"])) == own
+        return part.keys() == {"$ref"}
 
     def _resolved(self, branch: _Node) -> Any:
-        try:
-            return self._target(branch["$ref"])[1] if "$ref" in branch else branch
-        except LookupError:
-            return None
+        """Return `branch` with the target of its reference in place of that."""
+        if "$ref" not in branch:
+            return branch
+        _, target = self._target(branch["$ref"])
+        rest = {keyword: value for keyword, value in branch.items() if keyword != "$ref"}
+        if not rest and not _has_reference(target):
+            return target
+        return rest | {"allOf": [target, *rest.get("allOf", [])]}
 
     def _merge(self, merged: _Node, branch: Any) -> bool:
         """Add `branch` to `merged`; false where a part of it is lost."""
         if not isinstance(branch, dict):
             return branch is True
-        complete = True
-        for keyword, value in cast(_Node, branch).items():
+        other = cast(_Node, branch)
+        complete = not (_limits_names(merged, other) or _limits_names(other, merged))
+        for keyword, value in other.items():
+            if keyword in DEFINITIONS:
+                continue
             if merged.get(keyword, value) == value:
                 merged.setdefault(keyword, value)
             elif keyword == "properties" and _are(dict, merged[keyword], value):
@@ -266,6 +253,10 @@ class _Rewriting:
                 merged[keyword] = value | merged[keyword]
             elif keyword in ("required", "allOf") and _are(list, merged[keyword], value):
                 merged[keyword] = [*merged[keyword], *value]
+            elif keyword == "type" and (
+                common := common_types(listed(merged["type"]), listed(value))
+            ):
+                merged["type"] = common
             else:
                 complete = False
         return complete
@@ -274,39 +265,48 @@ class _Rewriting:
         """Return the union; `None` where the keywords beside it say more than it does."""
         if "properties" in part:
             return None
-        kept = {"type": part["type"]} if "type" in part else {}
         self._drop(part, path, keep=(key, "type"))
+        options = cast(list[Any], part[key])
+        if "type" in part:
+            options = [of_types(option, listed(part["type"])) for option in options]
+        if key == "oneOf" and not self._are_exclusive(options):
+            self._check(path, key)
         nodes = [
-            self.node(kept | cast(_Node, b) if isinstance(b, dict) else b, f"{path}.{key}[{at}]")
-            for at, b in enumerate(cast(list[Any], part[key]))
-            if b is not False
+            self.node(option, f"{path}.{key}[{at}]")
+            for at, option in enumerate(options)
+            if option is not False
         ]
-        return {"anyOf": nodes} if nodes else None
+        if not nodes:
+            reason = f"The schema's '{key}' allows no value."
+            self.faults.append(Fault(f"{path}.{key}", key, reason, True))
+        return {"anyOf": nodes or [dict(_ANY)]}
+
+    def _are_exclusive(self, options: list[Any]) -> bool:
+        """True where no value can be of two of the alternatives, as far as it is easily seen."""
+        shapes = [
+            self._resolved(cast(_Node, option)) if isinstance(option, dict) else option
+            for option in options
+            if option is not False
+        ]
+        return all(itertools.starmap(exclude_each_other, itertools.combinations(shapes, 2)))
 
     # One type, or several.
 
     def _typed(self, part: _Node, path: str) -> _Node:
-        types = self._types(part, path)
+        types = types_of(part)
         if not types:
             self._drop(part, path, keep=("type",))
             return dict(_ANY)
         kinds = {"number" if name == "integer" else name for name in types}
         # The keywords of another type say nothing about this one.
-        self._drop(part, path, keep=("type", *itertools.chain.from_iterable(_OF_TYPE.values())))
+        self._drop(part, path, keep=("type", *itertools.chain.from_iterable(KEYWORDS_OF.values())))
         node: _Node = {"type": types[0] if len(types) == 1 else types}
         heads, self._heads = self._heads, set()
-        for kind, keywords in _OF_TYPE.items():
+        for kind, keywords in KEYWORDS_OF.items():
             if kind in kinds and any(keyword in part for keyword in keywords):
                 node |= _WRITERS[kind](self, part, path)
         self._heads = heads
         return node
-
-    def _types(self, part: _Node, path: str) -> list[str]:
-        """Return the types of `part`, or what its keywords imply."""
-        if "type" in part:
-            own: Any = part["type"]
-            return cast(list[str], own) if isinstance(own, list) else [own]
-        return [kind for kind, keywords in _OF_TYPE.items() if part.keys() & set(keywords)]
 
     def _object(self, part: _Node, path: str) -> _Node:
         own = cast(_Node, part.get("properties", {}))
@@ -410,6 +410,11 @@ class _Rewriting:
                 self._check(path, keyword)
             elif value is not None and (value or keyword == high):
                 span[keyword] = value
+        if low in span and span[low] > span.get(high, math.inf):
+            # Each is from another schema of `allOf`.
+            reason = f"The schema's '{low}' is above '{high}'."
+            self.faults.append(Fault(f"{path}.{high}", high, reason, True))
+            del span[high]
         return span
 
     def _number_bounds(self, part: _Node, path: str) -> _Node:
@@ -451,6 +456,16 @@ def _inside(value: Any, step: int, exclusive: bool) -> int:
     """Return the first integer that is not beyond `value`, seen in the direction of `step`."""
     integer = math.ceil(value) if step > 0 else math.floor(value)
     return integer + step if exclusive and integer == value else integer
+
+
+def _limits_names(one: _Node, other: _Node) -> bool:
+    """True where `one` has demands on properties that only `other` names."""
+    names = other.get("properties", {}).keys() - one.get("properties", {}).keys()
+    return bool(names) and one.get("additionalProperties", True) not in (True, {})
+
+
+def _has_reference(schema: Any) -> bool:
+    return isinstance(schema, dict) and "$ref" in schema
 
 
 def _are(kind: type, *values: Any) -> bool:

@@ -7,9 +7,9 @@ from typing import Any, cast
 import msgspec
 
 from adapters.errors import GenerationError
+from adapters.json_schema.reading import read_schema
 from adapters.ollama.translate.format_patterns import has_format
 from adapters.request import Lark, Regex
-from adapters.schema_keywords import read_schema
 
 _Schema = Mapping[str, Any]
 

@@ -18,6 +18,7 @@ from adapters.events import (
     ToolCallStarted,
     Usage,
 )
+from adapters.json_schema.keywords import all_schemas
 from adapters.ollama.errors import UnwantedThoughtError
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.grammar_schema import to_grammar_schema
@@ -47,7 +48,6 @@ from adapters.request import (
     ResponseFormat,
     Tool,
 )
-from adapters.schema_keywords import all_schemas
 from adapters.sink import Sink
 from adapters.upstream.circuit_breaker import FAULTS
 from adapters.upstream.restart import is_not_the_callers

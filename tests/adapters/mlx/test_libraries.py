@@ -13,7 +13,7 @@ from fakes.tiny_model import write_tiny_model
 pytestmark = pytest.mark.process
 
 _LOAD = """
-import asyncio, json, os, resource, sys
+import asyncio, json, resource, sys
 from adapters.config import MLXConfig
 from adapters.errors import BackendUnavailableError
 from adapters.mlx.backend import MLXBackend
@@ -41,8 +41,6 @@ async def main(folder, is_broken):
     await backend.aclose()
 
 asyncio.run(main(sys.argv[1], sys.argv[2] == "broken"))
-sys.stdout.flush()
-os._exit(0)  # On a busy machine 1 of 200 processes that loaded MLX aborts while Python ends.
 """
 
 

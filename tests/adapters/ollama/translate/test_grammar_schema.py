@@ -166,6 +166,84 @@ def body_of(schema: dict[str, Any], *, strict: bool) -> Any:
     return to_body(GenerationRequest(model="m", prompt=(QUESTION,), response_format=wanted))
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/M", "$defs": {"M": {"$ref": "#/$defs/N", "maximum": 5}}},
+        {"allOf": [{"$ref": "#/$defs/N", "maximum": 5}, {"minimum": 0}]},
+    ],
+)
+def test_bound_beside_a_reference_of_another_holds_as_well(schema: dict[str, Any]):
+    number = {"type": "integer", "minimum": 0}
+    whole = schema | {"$defs": {**schema.get("$defs", {}), "N": number}}
+    result = to_grammar_schema(whole, "schema", strict=True).schema
+    (bounded,) = result.pop("$defs", {"d0": result}).values()
+    assert bounded == {"type": "integer", "minimum": 0, "maximum": 5}
+
+
+ONLY_A = {"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"allOf": [ONLY_A, {"properties": {"b": {"type": "null"}}}]}, "allOf"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "allOf"),
+        ({"anyOf": [{"type": "integer"}, {"const": 1}], "type": "string"}, "anyOf"),
+        ({"allOf": [{"type": "array", "minItems": 3}, {"maxItems": 2}]}, "maxItems"),
+    ],
+)
+def test_schemas_that_exclude_each_other_are_refused(schema: dict[str, Any], keyword: str):
+    with pytest.raises(InvalidRequestError) as caught:
+        to_grammar_schema(schema, "schema", strict=True)
+    assert caught.value.param == f"schema.{keyword}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "enforced"),
+    [
+        (
+            {"type": "string", "anyOf": [{"type": "object"}, {"maxLength": 2}, True]},
+            {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "string"}]},
+        ),
+        (
+            {"type": "number", "anyOf": [{"type": ["integer", "null"], "minimum": 0}]},
+            {"anyOf": [{"type": "integer", "minimum": 0}]},
+        ),
+        ({"allOf": [{"type": "number"}], "type": "integer"}, {"type": "integer"}),
+        (
+            {"$ref": "#/$defs/A", "type": "integer", "$defs": {"A": {"type": ["integer", "null"]}}},
+            {"type": "integer"},
+        ),
+    ],
+)
+def test_type_beside_other_schemas_holds_as_well(schema: dict[str, Any], enforced: dict[str, Any]):
+    assert to_grammar_schema(schema, "schema", strict=True).schema == enforced
+
+
+TAGGED = [
+    {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}
+    for kind in ("a", "b")
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "must_check"),
+    [
+        ([{"type": "string"}, {"type": "null"}], False),
+        (TAGGED, False),
+        ([{"enum": [1, 2]}, {"const": 3}], False),
+        ([{"$ref": "#/$defs/A"}, {"type": "string"}], False),
+        ([{"$ref": "#/$defs/A"}, {"type": "number"}], True),
+        ([{"type": "object", "properties": {"a": {}}}, TAGGED[0]], True),
+        ([{"type": "string", "maxLength": 3}, {"const": "a"}], True),
+    ],
+)
+def test_alternatives_that_may_overlap_are_checked(options: list[Any], must_check: bool):
+    schema = {"oneOf": options, "$defs": {"A": {"type": "integer"}}}
+    assert to_grammar_schema(schema, "schema", strict=True).must_check is must_check
+
+
 def test_only_a_strict_schema_is_refused_for_ignored_keywords():
     assert body_of(UNIQUE, strict=False).format == {"type": "array", "items": {"type": "integer"}}
     with pytest.raises(UnsupportedParameterError):

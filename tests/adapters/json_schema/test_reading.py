@@ -8,12 +8,12 @@ from fakes.tiny_model import END, write_tiny_model
 from mlx_lm.tokenizer_utils import load
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.json_schema.reading import read_schema
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.ollama.translate.json_schema import Promise
 from adapters.ollama.translate.request import to_grammar
 from adapters.request import GenerationRequest, JSONSchema
-from adapters.schema_keywords import read_schema
 
 PLACE = "response_format.json_schema.schema"
 MISTAKES: tuple[tuple[Any, str, str], ...] = (
@@ -75,6 +75,22 @@ MISTAKES: tuple[tuple[Any, str, str], ...] = (
         "A $ref must point into the schema itself, as '#/$defs/NAME' does.",
     ),
     ({"$ref": "#/$defs/b"}, ".$ref", "The $ref '#/$defs/b' has no target in the schema."),
+    ({"$ref": "#"}, ".$ref", "No finite value fits the $ref '#'."),
+    (
+        {"type": "object", "properties": {"b": {"$ref": "#"}}, "required": ["b"]},
+        ".properties.b.$ref",
+        "No finite value fits the $ref '#'.",
+    ),
+    (
+        {"type": "array", "items": {"$ref": "#/properties/a"}, "minItems": 1},
+        ".items.$ref",
+        "No finite value fits the $ref '#/properties/a'.",
+    ),
+    (
+        {"anyOf": [{"$ref": "#/properties/a"}, {"allOf": [{"$ref": "#"}]}]},
+        ".anyOf[0].$ref",
+        "No finite value fits the $ref '#/properties/a'.",
+    ),
 )
 
 

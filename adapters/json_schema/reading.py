@@ -7,19 +7,13 @@ reported, so that an invented keyword is treated like a forgotten one.
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.property_names import allows_every_name
-
-Node = Any
-"""A schema: an object, or True for any value and False for none."""
-
-DEFINITIONS = ("$defs", "definitions")
-MAPS = ("properties", "patternProperties")
-LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-SINGLES = ("items", "additionalItems", "additionalProperties")
+from adapters.json_schema.fault import Fault
+from adapters.json_schema.keywords import DEFINITIONS, IS_OF, LISTS, MAPS, SINGLES, Node, is_number
+from adapters.json_schema.property_names import allows_every_name
+from adapters.json_schema.references import settle_references
 
 _ANNOTATIONS = frozenset(
     {
@@ -37,25 +31,6 @@ https://spec.openapis.org/oas/v3.1.0#schema-object
 """
 
 
-class Fault(NamedTuple):
-    """A part of a schema that is not enforced."""
-
-    path: str
-    """Place in the schema, such as `.properties.a.not`; "" for the schema as a whole."""
-    keyword: str
-    """Its name; "" for a subschema or the schema as a whole."""
-    reason: str
-    is_mistake: bool = False
-    """The schema is wrong by itself; otherwise another engine may enforce it."""
-    is_annotation: bool = False
-    """No answer can violate it, so that a strict schema may have it."""
-
-    def to_error(self, place: str) -> InvalidRequestError:
-        """Return the error for a strict schema, which stands at `place` in the request."""
-        kind = InvalidRequestError if self.is_mistake else UnsupportedParameterError
-        return kind(self.reason, param=place + self.path)
-
-
 def read_schema(schema: Node) -> tuple[Any, list[Fault]]:
     """Return `schema` without annotations and faults, and the faults in their order.
 
@@ -63,39 +38,8 @@ def read_schema(schema: Node) -> tuple[Any, list[Fault]]:
     written as draft 2020-12 has them. Recursion is as deep as the schema.
     """
     reading = _Reading()
-    return reading.node(schema, ""), reading.faults
-
-
-def all_schemas(schema: Node) -> Iterator[dict[str, Any]]:
-    """Yield `schema` and every schema in it, but `true` and `false`; no value is trusted."""
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for keyword, value in schema.items():
-        inner: Any = ()
-        if keyword in (*MAPS, *DEFINITIONS) and isinstance(value, dict):
-            inner = value.values()
-        elif keyword in (*LISTS, *SINGLES):
-            inner = value if isinstance(value, list) else [value]
-        for node in inner:
-            yield from all_schemas(node)
-
-
-def is_number(value: Any) -> bool:
-    """True for the numbers of JSON: a boolean is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-IS_OF: Mapping[str, Callable[[Any], bool]] = {
-    "object": lambda value: isinstance(value, dict),
-    "array": lambda value: isinstance(value, list),
-    "string": lambda value: isinstance(value, str),
-    "number": is_number,
-    "integer": lambda value: is_number(value) and value % 1 == 0,
-    "boolean": lambda value: isinstance(value, bool),
-    "null": lambda value: value is None,
-}
-"""True where a value is of a type of JSON Schema."""
+    kept = reading.node(schema, "")
+    return kept, [*reading.faults, *settle_references(kept)]
 
 
 def _is_type(value: Any) -> bool:
