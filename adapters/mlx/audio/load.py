@@ -95,9 +95,6 @@ def _stay_offline() -> None:
     Its models download what they miss; here only `tandem pull` and `auto_pull` use the network.
     """
     import huggingface_hub
-    import transformers
-
-    tokenizers = transformers.AutoTokenizer
 
     def local(find: Callable[..., Any], repo_id: str, *args: Any, **options: Any) -> Any:
         if Path(repo_id).is_dir():
@@ -120,7 +117,8 @@ def _stay_offline() -> None:
             find = getattr(huggingface_hub, name)
             if getattr(module, name, None) is find:
                 setattr(module, name, partial(local, find))
-        if getattr(module, "AutoTokenizer", None) is tokenizers:
+        tokenizers: Any = vars(module).get("AutoTokenizer")
+        if isinstance(tokenizers, type):
             module.AutoTokenizer = SimpleNamespace(
                 from_pretrained=partial(local, tokenizers.from_pretrained)
             )

@@ -1,6 +1,7 @@
 """mlx-audio's own classes with small random weights, through the engine, beside a text stream."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -29,7 +30,12 @@ from adapters.audio import (
     TranscriptSegment,
     TranscriptStarted,
 )
-from adapters.errors import BackendBusyError, InvalidRequestError, UnsupportedParameterError
+from adapters.errors import (
+    BackendBusyError,
+    GenerationError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
 from adapters.events import TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.process.backend import MLXProcessBackend
@@ -131,6 +137,15 @@ async def test_orpheus_speaks_whatever_tokens_it_writes(backend: AudioBackend):
     assert started == SpeechStarted(rate=24_000, cold=True)
     samples = sum(len(sound.samples) for sound in sounds if isinstance(sound, SpeechAudio)) // 4
     assert ORPHEUS_FRAME <= samples < 2 * ORPHEUS_FRAME
+
+
+async def test_part_of_a_model_that_is_not_on_this_machine_is_named(folder: Path, tmp_path: Path):
+    """transformers would look for it on the network."""
+    ignored = shutil.ignore_patterns("tokenizer*")
+    shutil.copytree(folder / "orpheus", tmp_path / "outetts", ignore=ignored)
+    async with aclosing(MLXBackend(config_for(tmp_path))) as backend:
+        with pytest.raises(GenerationError, match=r"needs the repository 'OuteAI/.*`hf download"):
+            await backend.speak(SpeechRequest(model="outetts", text="Hi."), Listed())
 
 
 async def test_voices_are_mixed_by_kokoro_alone(backend: AudioBackend):

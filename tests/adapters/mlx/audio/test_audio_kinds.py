@@ -64,7 +64,8 @@ def test_voices_of_files_and_of_the_configuration(tmp_path: Path):
 
 
 def test_voices_of_one_file_and_of_a_model_that_has_them_by_heart(tmp_path: Path):
-    np.savez(tmp_path / "voices.npz", **{"expr-voice-2-m": [1.0], "expr-voice-2-f": [1.0]})
+    arrays: dict[str, Any] = {"expr-voice-2-m": [1.0], "expr-voice-2-f": [1.0]}
+    np.savez(tmp_path / "voices.npz", **arrays)
     kitten, orpheus = AudioKind("speech", "kitten_tts"), AudioKind("speech", "llama")
     assert [voice.id for voice in list_voices(kitten, tmp_path, {})] == [
         "expr-voice-2-f",
