@@ -1,4 +1,4 @@
-"""What is wrong with a part of a schema."""
+"""Name what is wrong with a part of a schema."""
 
 from typing import NamedTuple
 

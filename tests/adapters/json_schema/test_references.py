@@ -11,7 +11,7 @@ TREE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/tree"}}}
 
 
 def of(schema: dict[str, Any]) -> tuple[Any, list[str]]:
-    """What is read of `schema` with both definitions, and the paths of its faults."""
+    """Return what is read of `schema` with both definitions, and the paths of its faults."""
     kept, faults = read_schema({**schema, "$defs": {"loop": LOOP, "tree": TREE}})
     del kept["$defs"]
     return kept, [fault.path for fault in faults]
