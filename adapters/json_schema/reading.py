@@ -14,6 +14,7 @@ from adapters.json_schema.fault import Fault
 from adapters.json_schema.keywords import DEFINITIONS, IS_OF, LISTS, MAPS, SINGLES, Node, is_number
 from adapters.json_schema.property_names import allows_every_name
 from adapters.json_schema.references import settle_references
+from adapters.json_schema.size import why_too_large
 
 _ANNOTATIONS = frozenset(
     {
@@ -35,8 +36,10 @@ def read_schema(schema: Node) -> tuple[Any, list[Fault]]:
     """Return `schema` without annotations and faults, and the faults in their order.
 
     What is returned has known keywords with values that make sense, those of earlier drafts
-    written as draft 2020-12 has them. Recursion is as deep as the schema.
+    written as draft 2020-12 has them. Of a schema that is too large nothing but an object is left.
     """
+    if reason := why_too_large(schema):
+        return {"type": "object"}, [Fault("", "", reason)]
     reading = _Reading()
     kept = reading.node(schema, "")
     return kept, [*reading.faults, *settle_references(kept)]

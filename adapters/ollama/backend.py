@@ -1,5 +1,6 @@
 """The Ollama backend, through Ollama's native API."""
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
@@ -39,7 +40,13 @@ from adapters.ollama.rendered.plan import (
 from adapters.ollama.server import Call
 from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
-from adapters.ollama.translate.request import must_check_first, refuse_unenforced, to_body
+from adapters.ollama.translate.request import (
+    has_large_schema,
+    must_check_first,
+    refuse_unenforced,
+    to_body,
+    to_grammar,
+)
 from adapters.ollama.translate.stream import AnswerWriter, Checks, checks_of
 from adapters.ollama.translate.template import depends_on_template, fitted
 from adapters.ollama.translate.tool_choice import CallBegunError, is_forced, may_call
@@ -84,6 +91,8 @@ class OllamaBackend:
             BackendError: by the tables in `errors.py`.
             UnsupportedParameterError: a field that Ollama, or this model of it, cannot honour.
         """
+        if has_large_schema(request):
+            await asyncio.to_thread(to_grammar, request)
         if request.n > 1:
             await self._generate_choices(request, sink)
             return

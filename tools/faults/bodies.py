@@ -41,6 +41,28 @@ def _pictures(count: int, size: int) -> bytes:
     return _messages(json.dumps([{"type": "text", "text": "x"}, *[part] * count]).encode())
 
 
+def _schema(objects: int) -> dict[str, object]:
+    """A schema of four schemas for each of `objects`."""
+    items = {"type": "array", "items": {"type": "integer"}}
+    one = {"type": "object", "properties": {"a": {"type": "string"}, "b": items}}
+    return {"type": "object", "properties": {f"f{at}": one for at in range(objects)}}
+
+
+def _format(objects: int) -> bytes:
+    wanted = {"name": "a", "strict": True, "schema": _schema(objects)}
+    return _with(
+        b'"response_format":' + json.dumps({"type": "json_schema", "json_schema": wanted}).encode()
+    )
+
+
+def _tools(count: int, objects: int, choice: str) -> bytes:
+    tools = [
+        {"type": "function", "function": {"name": f"t{at}", "parameters": _schema(objects)}}
+        for at in range(count)
+    ]
+    return _with(json.dumps({"tools": tools, "tool_choice": choice}).encode()[1:-1])
+
+
 BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
     "1M content parts": lambda: (
         CHAT,
@@ -88,6 +110,10 @@ BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
         CHAT,
         _with(b",".join([b'"k%d":1' % at for at in range(99_000)])),
     ),
+    "strict schema of 240 KB": lambda: (CHAT, _format(2000)),
+    "just below: strict schema of 1 MB": lambda: (CHAT, _format(8000)),
+    "100 tools of 9 KB": lambda: (CHAT, _tools(100, 80, "auto")),
+    "100 tools of 9 KB, one forced": lambda: (CHAT, _tools(100, 80, "required")),
     "16 pictures of 1.4 MB": lambda: (CHAT, _pictures(16, 1_400_000)),
     "broken picture of 20 MB": lambda: (
         CHAT,

@@ -16,7 +16,7 @@ from adapters.json_schema.fault import Fault
 from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node
 from adapters.json_schema.reading import read_schema
 from adapters.json_schema.references import ROOT, resolve
-from adapters.mlx.grammar.schema import bound, require_size
+from adapters.mlx.grammar.schema import bound
 
 MAX_TRIALS = 400
 """Compilations to find what is refused: one for each subschema beside a refused one."""
@@ -43,7 +43,6 @@ def enforceable(
     or if the fault cannot be located, all of the schema is removed: any object is allowed.
     """
     try:
-        require_size(schema)
         kept, faults = read_schema(schema)
         search = _Search(kept, compile_error, time.monotonic() + seconds)
         return Enforceable(kept, (*faults, *search.run()))

@@ -10,15 +10,12 @@ their own: an answer that goes on is ended by its limit of tokens, and says so.
 
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
-import json
 from typing import Any
 
 from adapters.errors import InvalidRequestError
 from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
 from adapters.json_schema.references import ROOT, resolve
 
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 64
 _MAX_NODES = 20_000
 _INTEGER = 2**53 - 1
 _NUMBER = 1e15
@@ -44,9 +41,8 @@ def bound(schema: _Schema, start: str = ROOT) -> _Schema:
     `start`: the pointer of the subschema to bound; it may refer to all of `schema`.
 
     Raises:
-        InvalidRequestError: it is too large or too deep, or a `$ref` has no target.
+        InvalidRequestError: it has too many schemas, or a `$ref` has no target.
     """
-    require_size(schema)
     if "x-guidance" in schema:
         # llguidance's own options: one of them switches enforcement off.
         raise InvalidRequestError("The schema uses 'x-guidance', which is not supported.")
@@ -61,28 +57,6 @@ def bound(schema: _Schema, start: str = ROOT) -> _Schema:
 def any_object() -> _Schema:
     """The schema of JSON mode."""
     return bound({"type": "object"})
-
-
-def require_size(schema: _Schema) -> None:
-    """
-    Raises:
-        InvalidRequestError: it is too large or too deep.
-    """
-    if _depth(schema) > MAX_DEPTH:
-        raise InvalidRequestError(f"The schema is nested deeper than {MAX_DEPTH} levels.")
-    if len(json.dumps(schema, ensure_ascii=False).encode()) > MAX_BYTES:
-        raise InvalidRequestError(f"The schema is larger than {MAX_BYTES // 1024} KB.")
-
-
-def _depth(schema: _Schema) -> int:
-    """Nesting depth, by levels: recursion could exhaust the stack."""
-    level: list[Any] = [schema]
-    depth = 0
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        inner = [node.values() if isinstance(node, dict) else node for node in level]
-        level = [v for values in inner for v in values if isinstance(v, (dict, list))]
-    return depth
 
 
 _Names = frozenset[str] | None

@@ -72,12 +72,12 @@ class SchemaRewriter:
             InvalidRequestError: `strict`, and no value fits the schema, or a `$ref` has no target.
             UnsupportedParameterError: `strict`, and a keyword cannot be enforced.
         """
+        kept, faults = read_schema(schema)
+        one = _Rewriting(kept, faults, len(self.definitions))
         try:
-            kept, faults = read_schema(schema)
-            one = _Rewriting(kept, faults, len(self.definitions))
             node = one.node(kept, "")
         except RecursionError:
-            fault = Fault("", "", "The schema is too large, or nested too deeply.", True)
+            fault = Fault("", "", "The schema's references unroll to too many schemas.", True)
             one = _Rewriting(True, [fault], len(self.definitions))
             node = {"type": "object"}
         if strict and one.faults:

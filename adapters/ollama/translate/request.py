@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from adapters.chat_template import Rewrite, rewrite
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -55,6 +57,8 @@ _CONTROL = re.compile(r"<(?=[|\uff5c][^<>\s]{1,64}>)")
 _ZERO_WIDTH_SPACE = "\u200b"
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 NO_QUESTION = Message(role="user", content=())
+_LARGE_SCHEMA = 16 * 1024
+"""Bytes of schemas in JSON."""
 _BEYOND_DOUBLE = re.compile(r"\d{300}")
 """Go refuses integers beyond a double's range, which has 308 digits."""
 
@@ -121,7 +125,8 @@ def refuse_unenforced(request: GenerationRequest) -> None:
         _refuse_in_chat(request)
     else:
         _refuse_in_text(request)
-    to_grammar(request)
+    if not has_large_schema(request):
+        to_grammar(request)
 
 
 def _to_chat_body(
@@ -173,17 +178,53 @@ def to_grammar(request: GenerationRequest) -> GrammarSchema | None:
         InvalidRequestError: no answer fits the schema.
         UnsupportedParameterError: a strict schema, or this kind of format, cannot be enforced.
     """
-    calls = isinstance(request.prompt, tuple) and (is_forced(request) or may_call(request))
-    if calls:
-        rewriter = SchemaRewriter()
-        branches = call_branches(request, rewriter)
-        if not is_forced(request):
-            branches.append(_answer_schema(request.response_format, rewriter))
-        return rewriter.result(branches[0] if len(branches) == 1 else {"anyOf": branches})
-    if request.response_format is None or isinstance(request.response_format, JSONObject):
+    if not _calls_by_grammar(request) and isinstance(request.response_format, JSONObject | None):
         return None
+    return _to_grammar(_Demand(request))
+
+
+def _calls_by_grammar(request: GenerationRequest) -> bool:
+    return isinstance(request.prompt, tuple) and (is_forced(request) or may_call(request))
+
+
+class _Demand:
+    """What a grammar is made of; equal to another where the grammars are."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = replace(request, prompt=() if isinstance(request.prompt, tuple) else "")
+        """Without the text and images that the cache has no use for."""
+        self._key = msgspec.json.encode(
+            (self.request.prompt, request.tools, request.tool_choice, request.response_format)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Demand) and self._key == other._key
+
+
+@lru_cache(maxsize=16)
+def _to_grammar(demand: _Demand) -> GrammarSchema:
+    """Write a grammar once: a request needs it more than once, and an agent in each turn."""
+    request = demand.request
     rewriter = SchemaRewriter()
-    return rewriter.result(_answer_schema(request.response_format, rewriter))
+    if not _calls_by_grammar(request):
+        return rewriter.result(_answer_schema(request.response_format, rewriter))
+    branches = call_branches(request, rewriter)
+    if not is_forced(request):
+        branches.append(_answer_schema(request.response_format, rewriter))
+    return rewriter.result(branches[0] if len(branches) == 1 else {"anyOf": branches})
+
+
+def has_large_schema(request: GenerationRequest) -> bool:
+    """True where `to_grammar` takes long enough to be called in a thread: 10 ms or more."""
+    schemas: list[Any] = []
+    if isinstance(request.response_format, JSONSchema):
+        schemas.append(request.response_format.schema)
+    if _calls_by_grammar(request):
+        schemas += [tool.parameters for tool in request.tools]
+    return sum(len(msgspec.json.encode(schema)) for schema in schemas) > _LARGE_SCHEMA
 
 
 def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> dict[str, Any]:

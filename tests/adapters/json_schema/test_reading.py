@@ -1,5 +1,6 @@
 """Mistakes of JSON schemas: the same parameter and the same words on both engines."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,14 @@ async def test_mistake_of_a_strict_schema_has_one_wording(
 
 
 @pytest.mark.parametrize(
-    "schema", [{"not": {}}, {"x-order": 3}, {"propertyNames": {"maxLength": 3}}]
+    "schema",
+    [
+        {"not": {}},
+        {"x-order": 3},
+        {"propertyNames": {"maxLength": 3}},
+        {"description": "x" * 300_000},
+        reduce(lambda inner, _: {"items": inner}, range(70), {}),
+    ],
 )
 async def test_keyword_that_no_engine_enforces_has_one_wording(
     compiler: GrammarCompiler, schema: Any
