@@ -188,7 +188,7 @@ def _calls_by_grammar(request: GenerationRequest) -> bool:
 
 
 class _Demand:
-    """What a grammar is made of; equal to another where the grammars are."""
+    """The parts that a grammar is made of; equal to another where the grammars are."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = replace(request, prompt=() if isinstance(request.prompt, tuple) else "")
