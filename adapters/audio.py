@@ -87,6 +87,10 @@ class TranscriptionRequest(Struct, frozen=True, kw_only=True):
     """`translate`: to English."""
     language: str | None = None
     """ISO 639-1 code of the spoken language; `None`: detected."""
+    languages: tuple[str, ...] = ()
+    """Codes of those that it is detected among; none: all of the model."""
+    keywords: tuple[str, ...] = ()
+    """Words that may be spoken, in their spelling."""
     prompt: str | None = None
     """Text before the audio: spelling of names, style."""
     temperature: float | None = None

@@ -18,7 +18,7 @@ from adapters.audio import TRANSCRIPTION_RATE
 from adapters.errors import InvalidRequestError
 from proxy.config import AudioConfig
 
-FORMATS = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav or webm"
+FORMATS = "aiff, au, caf, flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, w64, wav or webm"
 _MIN_SECONDS = 0.1
 """OpenAI's minimum."""
 _MAX_CHANNELS, _MAX_RATE = 8, 384_000
@@ -28,6 +28,10 @@ _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     for pattern, name in (
         (rb"RIFF....WAVE", "wav"),
         (rb"RF64....WAVE", "wav"),
+        (rb"riff\x2e\x91\xcf\x11", "w64"),
+        (rb"FORM....AIF[FC]", "aiff"),
+        (rb"caff", "caf"),
+        (rb"\.snd", "au"),
         (rb"fLaC", "flac"),
         (rb"OggS", "ogg"),
         (rb"\x1aE\xdf\xa3", "matroska"),
@@ -58,7 +62,7 @@ def decode(
         InvalidRequestError: it is no audio file of `FORMATS`, is damaged, or too long or short.
     """
     import av
-    from av.error import FFmpegError
+    from av.error import FFmpegError, PatchWelcomeError
 
     if not data:
         raise _invalid("The file is empty.")
@@ -71,6 +75,8 @@ def decode(
     try:
         with av.open(io.BytesIO(audio), format=kind) as container:
             samples = _read(container, config, is_given_up)
+    except PatchWelcomeError as exc:
+        raise _invalid("The audio changes its form midway, which is not supported.") from exc
     except (FFmpegError, ValueError, OverflowError) as exc:
         raise _invalid("The audio file is damaged, or empty.") from exc
     if len(samples) < _MIN_SECONDS * TRANSCRIPTION_RATE * _FLOAT_BYTES:

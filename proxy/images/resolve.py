@@ -118,13 +118,15 @@ async def _validate(
 
 
 def _checked_url(url: str, config: ImagesConfig) -> str:
-    """Return `url`, a valid image, without white space in its base64."""
+    """Return `url`, a valid image, with its head in small letters and no space in its base64."""
     data = _decode(url, config.max_bytes)
     _check(data, config)
     begin = url.find(",") + 1
-    padding = url.count("=", len(url) - 2)
-    is_compact = (len(url) - begin) // 4 * 3 - padding == len(data)
-    return url if is_compact else url[:begin] + "".join(compact_pieces(url, begin))
+    head = url[:begin].lower()
+    is_compact = len(url) - begin == (len(data) + 2) // 3 * 4
+    if is_compact and url.startswith(head):
+        return url
+    return head + "".join(compact_pieces(url, begin))
 
 
 def _to_data_url(data: bytes, config: ImagesConfig) -> str:

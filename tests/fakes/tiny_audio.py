@@ -5,6 +5,7 @@ They speak noise and write nonsense, in the shape that the real ones do.
 
 # pyright: basic
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,69 @@ def _write_codec(folder: Path) -> None:
 
     shape = {"encoder_dim": 4, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 32, "n_codebooks": 9}
     shape |= {"decoder_rates": [8, 8, 4, 2], "codebook_dim": 4, "sample_rate": DIA_RATE}
+    _write_snapshot(folder, shape, DAC(**shape))
+
+
+def _write_snapshot(folder: Path, config: dict[str, Any], model: Any) -> None:
     snapshot = folder / "snapshots" / "0"
     snapshot.mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("0")
-    (snapshot / "config.json").write_text(json.dumps(shape))
-    weights = dict(tree_flatten(DAC(**shape).parameters()))
+    (snapshot / "config.json").write_text(json.dumps(config))
+    weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(snapshot / "model.safetensors"), weights)
+
+
+ORPHEUS_FRAME = 2048
+"""Samples of seven codes."""
+
+
+def tiny_orpheus(folder: Path, hub: Path) -> Path:
+    """Orpheus, which says one frame whatever it reads, and its codec in the hub's cache `hub`.
+
+    Its seven codes are tokens of text, which its codec does not have.
+    """
+    from mlx_audio.lm.models.llama import Model, ModelArgs
+
+    config: dict[str, Any] = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+        "num_attention_heads": 1,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-5,
+        "vocab_size": 128_266 + 7 * 4096,
+        "tie_word_embeddings": False,
+    }
+    parameters: Any = tree_flatten(Model(ModelArgs.from_dict(config)).parameters())
+    weights = {name: mx.zeros(value.shape) for name, value in parameters}
+    weights["model.norm.weight"] = mx.ones(16)
+    end_of_prompt, end_of_speech = 128_260, 128_258
+    said = [end_of_prompt, 128_257, 1, 2, 3, 4, 5, 6, 7, end_of_speech]
+    for place, (token, after) in enumerate(pairwise(said)):
+        weights["model.embed_tokens.weight"][token, place] = 1.0
+        weights["lm_head.weight"][after, place] = 100.0
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: at for at, char in enumerate(alphabet, 8)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind))
+    _write_snac(hub / "models--mlx-community--snac_24khz")
+    return folder
+
+
+def _write_snac(folder: Path) -> None:
+    from mlx_audio.codec.models.snac import SNAC
+
+    shape: dict[str, Any] = {"sampling_rate": 24_000, "encoder_dim": 4, "decoder_dim": 16}
+    shape |= {"encoder_rates": [2, 4, 8, 8], "decoder_rates": [8, 8, 4, 2]}
+    shape |= {"attn_window_size": None, "vq_strides": [4, 2, 1], "depthwise": False}
+    _write_snapshot(folder, shape, SNAC(**shape))
 
 
 def tiny_parakeet(folder: Path, durations: tuple[int, ...] = (0, 1, 2, 3, 4)) -> Path:

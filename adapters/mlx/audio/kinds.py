@@ -8,6 +8,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
+from zipfile import BadZipFile, ZipFile
 
 from msgspec import Struct
 
@@ -120,6 +121,10 @@ _BY_KEYS: dict[str, frozenset[str]] = {
 }
 """Families with a `config.json` that names no type, by keys that it has."""
 _VOICE_FILES = (".safetensors", ".npz")
+_VOICE_FOLDERS = ("voices", "voice_embedding")
+_ORPHEUS = ("tara", "leah", "jess", "leo", "dan", "mia", "zac", "zoe")
+"""The voices of the English Orpheus, which are words of its prompt. Source:
+https://github.com/canopyai/Orpheus-TTS"""
 _LANGUAGES = {
     "a": "en-US",
     "b": "en-GB",
@@ -190,10 +195,11 @@ def incomplete(kind: AudioKind, path: Path) -> str | None:
 
 def own_voices(kind: AudioKind, path: Path) -> list[Voice]:
     """List the voices in a speech model's folder or `config.json`, the default first."""
-    files = sorted((path / "voices").glob("*"))
+    files = sorted(file for folder in _VOICE_FOLDERS for file in (path / folder).glob("*"))
     names = [file.stem for file in files if file.suffix in _VOICE_FILES]
-    if not names:
-        names = _speakers(path)
+    names = names or _in_one_file(path / "voices.npz") or _speakers(path)
+    if not names and kind.family == "llama":
+        names = [*_ORPHEUS]
     first = [name for name in names if name == "af_heart"]
     is_kokoro = kind.family == "kokoro"
     return [
@@ -202,14 +208,23 @@ def own_voices(kind: AudioKind, path: Path) -> list[Voice]:
     ]
 
 
+def _in_one_file(path: Path) -> list[str]:
+    """Voices in an archive of arrays, as Kitten has them."""
+    try:
+        with ZipFile(path) as arrays:
+            return sorted(name.removesuffix(".npy") for name in arrays.namelist())
+    except (OSError, BadZipFile):
+        return []
+
+
 def _speakers(path: Path) -> list[str]:
-    """Voices that a `config.json` names, as Qwen3-TTS does."""
+    """Voices that a `config.json` names, as those of Qwen3-TTS and MeloTTS do."""
     try:
         config = cast(dict[str, Any], json.loads((path / "config.json").read_bytes()))
     except (OSError, ValueError):
         return []
     for part in (config, config.get("talker_config") or {}):
-        speakers = part.get("spk_id") or part.get("voices")
+        speakers = part.get("spk_id") or part.get("spk2id") or part.get("voices")
         if isinstance(speakers, dict | list):
             return [str(name) for name in cast(list[Any], speakers)]
     return []

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -49,6 +50,10 @@ def load_audio(
 
             add_pipelines(model, path)
             divide_convolutions(model)
+        if kind.family == "llama":
+            from adapters.mlx.audio.orpheus import keep_codes_inside
+
+            keep_codes_inside()
         if kind.family == "whisper":
             from adapters.mlx.audio.encoder_attention import divide_attention
 
@@ -66,6 +71,10 @@ def path_parameters(path: Path) -> int:
 
 def _import(kind: AudioKind) -> Any:
     category = _CATEGORIES[kind.capability]
+    if kind.family == "llama":
+        # Orpheus reads its codec when it is imported.
+        import_module("mlx_audio.codec")
+        _stay_offline()
     package = import_module(f"mlx_audio.{category}.models.{kind.family}")
     import_module("mlx_audio.utils")
     if kind.capability == "transcription":
@@ -80,13 +89,16 @@ def _import(kind: AudioKind) -> Any:
 
 
 def _stay_offline() -> None:
-    """Let mlx-audio look for parts of a model, such as Dia's codec, in the local cache only.
+    """Let mlx-audio look for parts of a model, such as Dia's codec and the tokenizer of CSM, in the
+    local cache only.
 
     Its models download what they miss; here only `tandem pull` and `auto_pull` use the network.
     """
     import huggingface_hub
 
-    def local(find: Callable[..., str], repo_id: str, *args: Any, **options: Any) -> str:
+    def local(find: Callable[..., Any], repo_id: str, *args: Any, **options: Any) -> Any:
+        if Path(repo_id).is_dir():
+            return find(repo_id, *args, **options)
         try:
             return find(
                 repo_id,
@@ -95,8 +107,8 @@ def _stay_offline() -> None:
             )
         except Exception as error:
             raise GenerationError(
-                f"it needs the repository '{repo_id}', which is not on this machine; "
-                f"`hf download {repo_id}` fetches it",
+                f"The model needs the repository '{repo_id}', which is not on this machine; "
+                f"`hf download {repo_id}` fetches it.",
                 lasting=True,
             ) from error
 
@@ -105,6 +117,11 @@ def _stay_offline() -> None:
             find = getattr(huggingface_hub, name)
             if getattr(module, name, None) is find:
                 setattr(module, name, partial(local, find))
+        tokenizers: Any = vars(module).get("AutoTokenizer")
+        if isinstance(tokenizers, type):
+            module.AutoTokenizer = SimpleNamespace(
+                from_pretrained=partial(local, tokenizers.from_pretrained)
+            )
 
 
 def _be_quiet() -> None:
@@ -127,6 +144,9 @@ def _build(package: Any, path: Path, kind: AudioKind) -> Any:
     from mlx_audio import utils
 
     config = utils.load_config(path) | {"model_path": str(path)}
+    if (path / "tokenizer.json").is_file():
+        # Orpheus and OuteTTS would take that of the repository that they were made of.
+        config["tokenizer_name"] = str(path)
     has_config = hasattr(package, "ModelConfig")
     model = package.Model(package.ModelConfig.from_dict(config) if has_config else config)
     weights = utils.load_weights(path)

@@ -26,6 +26,8 @@ _PACED = frozenset({"kokoro", "kitten_tts", "melotts"})
 """Families that speak at a given speed; others take the parameter and ignore it."""
 _FASTEST = 2.0
 """Their greatest speed: a phoneme lasts for a frame at least, so that four times is 2.3 times."""
+_MIXING = frozenset({"kokoro"})
+"""Families that speak with the mean of several voices."""
 _WHOLE = frozenset({"dia", "kokoro"})
 """Families that yield the audio of a piece at once."""
 _INTERVAL = 1.0
@@ -49,13 +51,15 @@ class SpeechModel(AudioModel):
 
         Raises:
             UnsupportedParameterError: the model takes no instructions.
-            InvalidRequestError: there is nothing to say, or nothing that the model has sounds for,
-                such as a dash.
+            InvalidRequestError: the model mixes no voices, or there is nothing to say, or nothing
+                that the model has sounds for, such as a dash.
         """
         if request.instructions and "instruct" not in self._takes:
             raise UnsupportedParameterError(
                 f"'{request.model}' takes no instructions.", param="instructions"
             )
+        if speaker.is_mixed and self.kind.family not in _MIXING:
+            raise InvalidRequestError(f"'{request.model}' mixes no voices.", param="voice")
         pieces = self._pieces(request.text)
         if not pieces:
             raise InvalidRequestError("There is nothing to say.", param="input")

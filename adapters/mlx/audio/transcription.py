@@ -70,11 +70,8 @@ class TranscriptionModel(AudioModel):
             )
         from adapters.mlx.audio.aligned import transcribe as transcribe_aligned
 
-        unused = [
-            name
-            for name, value in (("prompt", request.prompt), ("temperature", request.temperature))
-            if value
-        ]
+        fields = ("prompt", "temperature", "keywords", "languages")
+        unused = [name for name in fields if getattr(request, name)]
         if request.language and "language" not in self._takes:
             unused.append("language")
         return partial(transcribe_aligned, self._model, self._takes, request), tuple(unused)

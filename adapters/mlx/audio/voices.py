@@ -71,6 +71,8 @@ class Speaker(Struct, frozen=True):
     name: str | None = None
     """The model's own name; `None`: it has one voice."""
     clip: MLXVoice | None = None
+    is_mixed: bool = False
+    """`name` has several, with commas."""
     is_default: bool = False
     """The request named one of OpenAI's voices that the model does not have."""
 
@@ -88,7 +90,8 @@ def find_speaker(
     """Find the voice of a request.
 
     `alloy` finds Kokoro's `af_alloy`. One of OpenAI's names that the model lacks is its default,
-    because clients send one to every model. Several names of its own, with commas, are mixed.
+    because clients send one to every model. Several names of its own, with `,` or Kokoro-FastAPI's
+    `+`, are a mixture.
 
     Raises:
         InvalidRequestError: there is no such voice; lists those that there are.
@@ -99,8 +102,11 @@ def find_speaker(
         return Speaker(first)
     if any(known.cloned and known.id == voice for known in voices):
         return Speaker(clip=clips[voice])
-    if voice in own or (own and all(part in own for part in voice.split(","))):
+    mixed = voice.replace("+", ",")
+    if voice in own:
         return Speaker(voice)
+    if own and all(part in own for part in mixed.split(",")):
+        return Speaker(mixed, is_mixed=True)
     if voice in OPENAI_VOICES:
         alike = [name for name in own if name.partition("_")[2] == voice]
         return Speaker(alike[0]) if alike else Speaker(first, is_default=True)

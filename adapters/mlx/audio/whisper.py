@@ -53,13 +53,18 @@ def check_language(model: Any, request: TranscriptionRequest) -> None:
                 f"'{request.model}' knows English only, not '{request.language}'.",
                 param="language",
             )
+        if request.languages and "en" not in request.languages:
+            raise InvalidRequestError(f"'{request.model}' knows English only.", param="languages")
+        return
     known = list(LANGUAGES)[: model.num_languages]
-    if model.is_multilingual and request.language not in (None, *known):
-        raise InvalidRequestError(
-            f"'{request.language}' is no language of '{request.model}'; send an ISO 639-1 code, "
-            "such as 'en'.",
-            param="language",
-        )
+    named = [("languages", code) for code in request.languages]
+    for param, code in [("language", request.language), *named]:
+        if code not in (None, *known):
+            raise InvalidRequestError(
+                f"'{code}' is no language of '{request.model}'; send an ISO 639-1 code, such as "
+                "'en'.",
+                param=param,
+            )
 
 
 def transcribe(
@@ -68,9 +73,11 @@ def transcribe(
     """Report all segments; returns the code of the language. Runs `in_slices`."""
     samples = np.frombuffer(request.samples, dtype="<f4")
     mel, frames = log_mel(samples, model.dims.n_mels)
-    language = request.language or model._detect_language(mel)
+    language = request.language or _detect(model, mel, request.languages)
     tokenizer = model.get_tokenizer(language=language, task=request.task)
-    prompt = _to_prompt(tokenizer, request.prompt) if request.prompt else []
+    words = ", ".join(request.keywords)
+    text = " ".join(filter(None, (words, request.prompt)))
+    prompt = _to_prompt(tokenizer, text) if text else []
     spoken_until = 0.0
     seek = 0
     while seek < frames:
@@ -95,6 +102,17 @@ def transcribe(
             prompt = []
         mx.clear_cache()
     return language
+
+
+def _detect(model: Any, mel: mx.array, languages: tuple[str, ...]) -> str:
+    """Return the code of the spoken language, the likeliest of `languages` if there are any."""
+    from mlx_audio.stt.models.whisper.audio import pad_or_trim
+
+    if not model.is_multilingual:
+        return "en"
+    window = pad_or_trim(mel, _WINDOW, axis=-2).astype(model.dtype)
+    _, likely = model.detect_language(window)
+    return max(languages or likely, key=lambda code: likely[code])
 
 
 def _to_prompt(tokenizer: Any, text: str) -> list[int]:

@@ -99,6 +99,19 @@ def _fault(loaded: LoadedModel, vision: Vision) -> Pieces[str]:
 
 
 def _is_causal(loaded: LoadedModel) -> bool:
+    """
+    Raises:
+        GenerationError: mlx-vlm fails on a text.
+    """
+    try:
+        return _reads_forward(loaded)
+    except Exception as error:
+        raise GenerationError(
+            f"{loaded.library} fails on a text: {type(error).__name__}: {error}"[:300], lasting=True
+        ) from error
+
+
+def _reads_forward(loaded: LoadedModel) -> bool:
     tokens = [*loaded.tokenizer.encode("Some text", add_special_tokens=False)] * 2
     one, other = make_prompt_cache(loaded.model), make_prompt_cache(loaded.model)
     with mx.stream(generation_stream):

@@ -7,6 +7,7 @@ import threading
 import wave
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -84,6 +85,27 @@ def test_upload_becomes_16_khz(form: AudioFormat):
     assert 0.4 < np.abs(samples).max() < 0.6
 
 
+@pytest.mark.parametrize("container", ["aiff", "au", "caf", "w64"])
+def test_upload_of_uncompressed_samples(container: str):
+    """A Mac's `say` and its recorder write the first and the third."""
+    data = contained(container, "pcm_s16le" if container == "w64" else "pcm_s16be")
+    assert len(decode(data, LIMITS)) / 64_000 == pytest.approx(1.0, abs=0.01)
+
+
+def contained(container: str, codec: str, rate: int = 24_000) -> bytes:
+    """A file of one second, one channel."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream: Any = output.add_stream(codec, rate=rate)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(
+            np.frombuffer(sine(1.0, rate), "<f4")[None], "flt", "mono"
+        )
+        frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("container", ["mp4", "webm", "ogg"])
 def test_upload_of_stereo_in_a_video_container(container: str):
     file = io.BytesIO()
@@ -157,17 +179,20 @@ def test_joined_files_of_two_rates_are_read_to_the_end(form: AudioFormat):
     assert len(samples) / 64_000 == pytest.approx(2.0, abs=0.2)
 
 
+def test_joined_vorbis_of_two_rates_is_refused_for_what_it_is():
+    """FFmpeg's reader of Ogg does not take it."""
+    joined = io.BytesIO()
+    for rate in (24_000, 44_100):
+        file = io.BytesIO()
+        soundfile.write(file, np.frombuffer(sine(1.0, rate), "<f4"), rate, format="OGG")
+        joined.write(file.getvalue())
+    with pytest.raises(InvalidRequestError, match="changes its form midway"):
+        decode(joined.getvalue(), LIMITS)
+
+
 def test_program_stream_of_mpeg_is_read():
-    file = io.BytesIO()
-    with av.open(file, "w", format="mpeg") as output:
-        stream = output.add_stream("mp2", rate=24_000)
-        stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(
-            np.frombuffer(sine(1.0, 24_000), "<f4")[None], "flt", "mono"
-        )
-        frame.sample_rate, frame.time_base = 24_000, Fraction(1, 24_000)
-        output.mux([*stream.encode(frame), *stream.encode(None)])
-    assert len(decode(file.getvalue(), LIMITS)) / 64_000 == pytest.approx(1.0, abs=0.1)
+    data = contained("mpeg", "mp2")
+    assert len(decode(data, LIMITS)) / 64_000 == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize(("codec", "bits"), [(0x9999, 16), (1, 0)])

@@ -61,6 +61,22 @@ async def test_wrapped_base64_reaches_the_backend_in_one_line():
     assert backend.requests[0].prompt == (Message(role="user", content=content),)
 
 
+@pytest.mark.parametrize("broken", ["\n", " ", "\r\n", "\n" * 3])
+async def test_few_breaks_in_base64_do_not_reach_the_backend(broken: str):
+    status, _, backend = await post(text("Look:"), image(SMALL[:40] + broken + SMALL[40:]))
+    assert status == 200
+    content = (TextPart("Look:"), ImagePart(SMALL))
+    assert backend.requests[0].prompt == (Message(role="user", content=content),)
+
+
+async def test_case_of_a_data_url_is_not_the_backends_matter():
+    head, _, data = SMALL.partition(",")
+    status, _, backend = await post(text("Look:"), image(f"{head.upper()},{data}"))
+    assert status == 200
+    content = (TextPart("Look:"), ImagePart(SMALL))
+    assert backend.requests[0].prompt == (Message(role="user", content=content),)
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -38,7 +38,7 @@ from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
 
 Granularity = Literal["word", "segment"]
-_LISTS = ("timestamp_granularities", "include")
+_LISTS = ("timestamp_granularities", "include", "languages", "keywords")
 _FILES = frozenset({"file"})
 _STREAMED: tuple[TranscriptFormat, ...] = ("json", "text")
 
@@ -48,6 +48,8 @@ class TranscriptionForm(Struct, kw_only=True):
 
     model: str
     language: str | None = None
+    languages: list[str] = []
+    keywords: list[str] = []
     prompt: str | None = None
     response_format: str = "json"
     temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -85,6 +87,8 @@ def to_request(body: TranscriptionForm, model: str, task: Task) -> Transcription
         samples=b"",
         task=task,
         language=to_code(body.language) if body.language else None,
+        languages=tuple(map(to_code, body.languages)),
+        keywords=tuple(filter(None, map(str.strip, body.keywords))),
         prompt=body.prompt,
         temperature=body.temperature,
         words=words,
@@ -111,6 +115,9 @@ def check(body: TranscriptionForm) -> None:
             "'timestamp_granularities' needs 'response_format' verbose_json.",
             param="timestamp_granularities",
         )
+    codes = [to_code(language) for language in body.languages]
+    if body.language and codes and to_code(body.language) not in codes:
+        raise InvalidRequestError("'language' conflicts with 'languages'.", param="languages")
     if body.include and body.response_format != "json":
         raise InvalidRequestError(
             "'include' logprobs needs 'response_format' json.", param="include"
@@ -170,7 +177,7 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
         receive_form(request.receive, request.fields, server, server.audio.max_bytes, _FILES)
     )
     body = to_form(form)
-    _note_unknown(request, form, task)
+    _note_unknown(request, form)
     model = request.forced(body.model, body.backend)
     check(body)
     require_codecs("file")
@@ -195,15 +202,13 @@ def _file(form: Form) -> UploadedFile:
     return file
 
 
-def _note_unknown(request: ServerRequest, form: Form, task: Task) -> None:
+def _note_unknown(request: ServerRequest, form: Form) -> None:
     """List fields without effect; refuse them with `strict_fields`.
 
     Raises:
         InvalidRequestError: a field is unknown.
     """
     known = {field.encode_name for field in fields(TranscriptionForm)} - {"chunking_strategy"}
-    if task == "translate":
-        known -= {"language"}
     others = [name for name in form.files if name != "file"]
     unknown = tuple(name[:200] for name in (*form.fields, *others) if name not in known)
     if unknown and request.config.server.strict_fields:

@@ -30,7 +30,7 @@ class VoiceList(Struct, kw_only=True):
     object: str = "list"
     data: list[VoiceCard]
     voices: list[VoiceCard]
-    """The same, under the name that Open WebUI reads."""
+    """Each id once, under the name that Open WebUI and wyoming_openai read."""
 
 
 class SpeechModel(Struct, kw_only=True):
@@ -64,7 +64,9 @@ async def list_audio_voices(request: ServerRequest) -> ASGIResponse:
     else:
         await request.registry.refresh(LISTING_SECONDS, only_new=True)
         cards = [card for entry in await _spoken(request) for card in entry]
-    return JSONResponse(VoiceList(data=cards, voices=cards))
+    # An alias has the voices of its model.
+    by_id = {card.id: card for card in reversed(cards)}
+    return JSONResponse(VoiceList(data=cards, voices=[*reversed(by_id.values())]))
 
 
 @get("/v1/audio/models", operation=_MODELS, fast=True)

@@ -1,6 +1,7 @@
 """mlx-audio's own classes with small random weights, through the engine, beside a text stream."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -8,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.tiny_audio import DIA_RATE, sine, tiny_dia, tiny_parakeet, tiny_whisper
+from fakes.tiny_audio import (
+    DIA_RATE,
+    ORPHEUS_FRAME,
+    sine,
+    tiny_dia,
+    tiny_orpheus,
+    tiny_parakeet,
+    tiny_whisper,
+)
 from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters.audio import (
@@ -21,7 +30,12 @@ from adapters.audio import (
     TranscriptSegment,
     TranscriptStarted,
 )
-from adapters.errors import BackendBusyError, InvalidRequestError, UnsupportedParameterError
+from adapters.errors import (
+    BackendBusyError,
+    GenerationError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
 from adapters.events import TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.process.backend import MLXProcessBackend
@@ -70,6 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     tiny_whisper(folder / "listener")
     tiny_dia(folder / "speaker", hub)
     tiny_parakeet(folder / "aligner")
+    tiny_orpheus(folder / "orpheus", hub)
     return folder
 
 
@@ -112,6 +127,33 @@ async def test_dialogue_is_spoken_in_pieces(backend: AudioBackend):
     assert (finished.input_tokens, finished.seconds) == (len(DIALOGUE), samples / DIA_RATE)
 
 
+async def test_orpheus_speaks_whatever_tokens_it_writes(backend: AudioBackend):
+    """Codes that its codec does not have were read outside of the codebook, which ended the
+    process."""
+    sink = Listed()
+    request = SpeechRequest(model="orpheus", text="Hello.", voice="leo")
+    await backend.speak(request, sink)
+    started, *sounds, _ = sink.events
+    assert started == SpeechStarted(rate=24_000, cold=True)
+    samples = sum(len(sound.samples) for sound in sounds if isinstance(sound, SpeechAudio)) // 4
+    assert ORPHEUS_FRAME <= samples < 2 * ORPHEUS_FRAME
+
+
+async def test_part_of_a_model_that_is_not_on_this_machine_is_named(folder: Path, tmp_path: Path):
+    """transformers would look for it on the network."""
+    ignored = shutil.ignore_patterns("tokenizer*")
+    shutil.copytree(folder / "orpheus", tmp_path / "outetts", ignore=ignored)
+    async with aclosing(MLXBackend(config_for(tmp_path))) as backend:
+        with pytest.raises(GenerationError, match=r"needs the repository 'OuteAI/.*`hf download"):
+            await backend.speak(SpeechRequest(model="outetts", text="Hi."), Listed())
+
+
+async def test_voices_are_mixed_by_kokoro_alone(backend: AudioBackend):
+    with pytest.raises(InvalidRequestError, match="'orpheus' mixes no voices") as caught:
+        await backend.speak(SpeechRequest(model="orpheus", text="Hi.", voice="leo+dan"), Listed())
+    assert caught.value.param == "voice"
+
+
 async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):
     started, *segments, finished = (await transcribe(backend, words=True, logprobs=True)).events
     assert started == TranscriptStarted(cold=True)
@@ -130,11 +172,13 @@ async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):
 
 
 async def test_parakeet_reports_words_with_times_inside_the_audio(backend: AudioBackend):
-    request = TranscriptionRequest(model="aligner", samples=sine(3.0), prompt="x", words=True)
+    request = TranscriptionRequest(
+        model="aligner", samples=sine(3.0), prompt="x", keywords=("y",), words=True
+    )
     sink = Listed()
     await backend.transcribe(request, sink)
     started, *segments, finished = sink.events
-    assert started == TranscriptStarted(cold=True, ignored=("prompt",))
+    assert started == TranscriptStarted(cold=True, ignored=("prompt", "keywords"))
     assert isinstance(finished, TranscriptFinished)
     assert segments
     for segment in segments:
@@ -211,6 +255,7 @@ async def test_what_a_speech_model_cannot_do_is_refused(
     [
         ({"task": "translate"}, UnsupportedParameterError, "model"),
         ({"language": "de"}, InvalidRequestError, "language"),
+        ({"languages": ("de", "fr")}, InvalidRequestError, "languages"),
     ],
 )
 async def test_what_an_english_whisper_cannot_do_is_refused(

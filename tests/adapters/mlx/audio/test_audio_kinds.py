@@ -63,6 +63,17 @@ def test_voices_of_files_and_of_the_configuration(tmp_path: Path):
     assert list_voices(DIA, tmp_path / "none", CLIPS) == [Voice(id="mary", cloned=True)]
 
 
+def test_voices_of_one_file_and_of_a_model_that_has_them_by_heart(tmp_path: Path):
+    arrays: dict[str, Any] = {"expr-voice-2-m": [1.0], "expr-voice-2-f": [1.0]}
+    np.savez(tmp_path / "voices.npz", **arrays)
+    kitten, orpheus = AudioKind("speech", "kitten_tts"), AudioKind("speech", "llama")
+    assert [voice.id for voice in list_voices(kitten, tmp_path, {})] == [
+        "expr-voice-2-f",
+        "expr-voice-2-m",
+    ]
+    assert list_voices(orpheus, tmp_path / "none", {})[0] == Voice(id="tara")
+
+
 VOICES = [Voice(id="af_heart"), Voice(id="af_alloy"), Voice(id="mary", cloned=True)]
 
 
@@ -72,7 +83,8 @@ VOICES = [Voice(id="af_heart"), Voice(id="af_alloy"), Voice(id="mary", cloned=Tr
         (None, Speaker("af_heart")),
         ("af_alloy", Speaker("af_alloy")),
         ("alloy", Speaker("af_alloy")),
-        ("af_heart,af_alloy", Speaker("af_heart,af_alloy")),
+        ("af_heart,af_alloy", Speaker("af_heart,af_alloy", is_mixed=True)),
+        ("af_heart+af_alloy", Speaker("af_heart,af_alloy", is_mixed=True)),
         ("shimmer", Speaker("af_heart", is_default=True)),
         ("mary", Speaker(clip=CLIPS["mary"])),
     ],

@@ -114,6 +114,34 @@ def test_segment_without_length_is_no_prompt_of_the_next_window():
     assert model.prompts == [[], [FIRST_TIME, 7, FIRST_TIME + 1400]]
 
 
+def test_keywords_are_read_before_the_prompt(tmp_path: Path):
+    real: Any = load_model(tiny_whisper(tmp_path / "whisper"))
+    tokenizer = real.get_tokenizer(language="en", task="transcribe")
+    model, segments = Hearing(tokenizer, [FIRST_TIME]), list[TranscriptSegment]()
+    request = TranscriptionRequest(
+        model="whisper", samples=sine(1.0), language="en", keywords=("Bo", "Zoë"), prompt="Then."
+    )
+    transcribe(model, request, segments.append)
+    assert tokenizer.decode(model.prompts[0]) == " Bo, Zoë Then."
+
+
+class Multilingual(Whisper):
+    """Takes what it hears for German, and for French rather than for English."""
+
+    is_multilingual = True
+
+    def detect_language(self, _window: mx.array) -> tuple[None, dict[str, float]]:
+        return None, {"en": 0.2, "de": 0.5, "fr": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("languages", "detected"), [((), "de"), (("fr", "en"), "fr"), (("en",), "en")]
+)
+def test_language_is_detected_among_those_of_the_request(languages: tuple[str, ...], detected: str):
+    request = TranscriptionRequest(model="whisper", samples=sine(1.0), languages=languages)
+    assert transcribe(Multilingual(GOOD), request, lambda _segment: None) == detected
+
+
 def test_names_of_control_tokens_in_a_prompt_are_text(tmp_path: Path):
     real: Any = load_model(tiny_whisper(tmp_path / "whisper"))
     tokenizer = real.get_tokenizer(language="en", task="transcribe")

@@ -97,6 +97,15 @@ async def test_model_that_reads_prompts_with_their_last_token_is_refused(tmp_pat
         assert "token after them" in backend.unusable()["paligemma"]
 
 
+async def test_model_is_refused_with_the_reason_where_mlx_vlm_fails_on_a_text(
+    tmp_path: Path,
+) -> None:
+    """Hunyuan's positions are of one prompt, which is read in one pass."""
+    async with serving(tmp_path, "hunyuan_vl") as backend:
+        with pytest.raises(GenerationError, match=r"mlx-vlm .* fails on a text: ValueError"):
+            await read(backend, "hunyuan_vl", *CHAT)
+
+
 def test_every_vision_model_of_mlx_vlm_is_tested_or_named() -> None:
     built = {name.partition(",")[0] for name in families()}
     assert modules() == built | set(UNTESTED)

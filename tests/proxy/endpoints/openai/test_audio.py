@@ -290,12 +290,19 @@ async def test_form_reaches_the_backend():
         prompt="Names: Bo.",
         temperature="0.4",
         response_format="verbose_json",
-        **{"timestamp_granularities[]": ["word"], "chunking_strategy": "auto", "nonsense": "1"},
+        **{
+            "timestamp_granularities[]": ["word"],
+            "languages[]": ["English", "de-AT"],
+            "keywords[]": ["Bo", " "],
+            "chunking_strategy": "auto",
+            "nonsense": "1",
+        },
     )
     assert response.headers["x-tandem-ignored"] == "chunking_strategy, nonsense"
     (asked,) = backend.asked
     assert isinstance(asked, TranscriptionRequest)
     assert (asked.language, asked.prompt, asked.temperature) == ("en", "Names: Bo.", 0.4)
+    assert (asked.languages, asked.keywords) == (("en", "de"), ("Bo",))
     assert (asked.words, asked.logprobs, asked.task) == (True, False, "transcribe")
     assert asked.seconds == pytest.approx(1.0, abs=0.01)
 
@@ -333,12 +340,23 @@ async def test_shape_of_open_webui():
         ({"include[]": "x"}, "include[0]"),
         ({"include[]": "logprobs", "response_format": "text"}, "include"),
         ({"stream": "maybe"}, "stream"),
+        ({"language": "en", "languages[]": "de"}, "languages"),
     ],
     ids=str,
 )
 async def test_wrong_form_is_refused_by_name(fields: dict[str, Any], param: str):
     response = await post_form(ScriptedAudio(), **fields)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_translation_gets_the_language_of_the_speech():
+    """OpenAI's has no such field; speech that is taken for another language is translated badly."""
+    backend = ScriptedAudio()
+    response = await post_form(backend, "/v1/audio/translations", language="fr")
+    (asked,) = backend.asked
+    assert isinstance(asked, TranscriptionRequest)
+    assert (asked.task, asked.language) == ("translate", "fr")
+    assert "x-tandem-ignored" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -484,6 +502,19 @@ async def test_voices(path: str):
         ("anna", "speaker", False),
         ("mary", "speaker", True),
     ]
+
+
+async def test_voices_of_an_alias_are_not_named_twice():
+    config = Config(models={"tts-1": ModelConfig(names={"mlx": "speaker"})})
+    async with named_client({"mlx": ScriptedAudio()}, config) as client:
+        answer = (await client.get("/v1/audio/voices")).json()
+    assert sorted((voice["id"], voice["model"]) for voice in answer["data"]) == [
+        ("anna", "speaker"),
+        ("anna", "tts-1"),
+        ("mary", "speaker"),
+        ("mary", "tts-1"),
+    ]
+    assert [voice["id"] for voice in answer["voices"]] == ["anna", "mary"]
 
 
 async def test_speech_models_are_listed_as_open_webui_reads_them():
