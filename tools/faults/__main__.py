@@ -12,6 +12,7 @@ CHECKS = {
     "poison": ("requests", "poison", "wrong values in every field, a good request after each"),
     "hold": ("streams", "hold", "1,000 streams at once"),
     "disconnects": ("streams", "disconnects", "20,000 clients that leave"),
+    "frames": ("frames", "main", "100,000 short frames of WebSockets"),
     "slow": ("streams", "slow", "500 sockets that send a byte a second"),
     "kills": ("upstream_faults", "kills", "kill -9 of the upstream at every chunk"),
     "breaker": ("upstream_faults", "breaker", "requests while the circuit breaker is open"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from litestar import WebSocket, websocket
-from litestar.exceptions import WebSocketDisconnect
+from litestar.exceptions import HTTPException, WebSocketDisconnect
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -26,7 +26,7 @@ from proxy.endpoints.openai.responses.items import JSON
 from proxy.endpoints.openai.responses.stream import Frame, ResponseRenderer
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
-from proxy.errors import ClientDisconnectedError, Failure
+from proxy.errors import ClientDisconnectedError, Failure, RateLimitError, UnauthorizedError
 from proxy.http.body import convert, decode, feed
 from proxy.http.body_scan import BodyScan
 from proxy.http.event_stream import Limits
@@ -116,6 +116,8 @@ class _Session:
         while (message := await self._socket.receive())["type"] == "websocket.receive":
             text, data = message.get("text"), message.get("bytes")
             await self._take(text.encode() if text is not None else data or b"")
+            await asyncio.sleep(0)  # A client may send thousands of short messages at once.
+            await self._outgoing.drain()
 
     async def _send(self) -> None:
         try:
@@ -133,6 +135,7 @@ class _Session:
         request.record.operation = RESPONSES.operation
         body: JSON = {}
         try:
+            request.scope["state"]["admit"](request.record)
             scan = BodyScan(request.config.server.max_depth)
             await feed(scan, raw)
             raw = scan.end()
@@ -141,7 +144,7 @@ class _Session:
                 raise InvalidRequestError(
                     f"{_MAX_WAITING} answers of this connection have not ended: wait for one."
                 )
-        except InvalidRequestError as exc:
+        except (InvalidRequestError, UnauthorizedError, RateLimitError, HTTPException) as exc:
             self._refuse(request, exc, body.get("stream_id"))
             return
         before = self._last.get(envelope.stream_id)
@@ -174,7 +177,6 @@ class _Session:
         try:
             if before is not None:
                 await asyncio.wait((before,))
-            request.scope["state"]["admit"](request.record)
             call = await self._begin(request, body, size)
             frame = _framing(envelope.stream_id)
             renderer = renderer_of(call.body, request.record, self._outgoing.put, frame)

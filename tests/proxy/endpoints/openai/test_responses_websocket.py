@@ -1,6 +1,7 @@
 """Responses over a WebSocket, by OpenAI's client and by its messages."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -14,7 +15,7 @@ import openai
 import pytest
 import websockets
 from fakes.scripted_backend import DONE, HANG, HELLO, EndlessBackend, ScriptedBackend
-from fakes.waiting import until
+from fakes.waiting import pause, until
 from msgspec.structs import replace
 from servers.served import own_server, served
 from websockets.asyncio.client import ClientConnection
@@ -479,3 +480,106 @@ async def test_huge_message_is_refused_by_what_it_holds(config: Config):
         error = json.loads(await client.recv())
         assert "more than 50000 lists and objects" in error["error"]["message"]
         assert (await end_of(client, input="x" * 2_000_000))["type"] == "response.completed"
+
+
+# --- clients that send too much ---
+
+
+def frame(opcode: int, data: bytes) -> bytes:
+    """A frame of a client, with a mask of zeros; `data` has fewer than 126 bytes."""
+    return bytes([0x80 | opcode, 0x80 | len(data)]) + b"\0\0\0\0" + data
+
+
+@asynccontextmanager
+async def upgraded(port: int) -> AsyncIterator[socket.socket]:
+    """A connection that takes frames and reads nothing by itself, with a small buffer."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await loop.sock_sendall(client, handshake("/v1/responses", {}))
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await loop.sock_recv(client, 1)
+        yield client
+
+
+async def taken(client: socket.socket, frames: bytes, most: int) -> int:
+    """Send `frames` again and again, `most` bytes at most; returns how many the server reads."""
+    loop, sent = asyncio.get_running_loop(), 0
+    with contextlib.suppress(TimeoutError):
+        while sent < most:
+            async with asyncio.timeout(1):
+                await loop.sock_sendall(client, frames)
+            sent += len(frames)
+    return sent
+
+
+@pytest.mark.slow
+async def test_pings_of_a_client_that_does_not_read_are_not_read(config: Config):
+    """Each of them has an answer."""
+    many = frame(9, b"x" * 125) * 1000
+    async with served(ScriptedBackend(HELLO), config) as port, upgraded(port) as client:
+        assert await taken(client, many, 40_000_000) < 40_000_000
+
+
+async def test_errors_that_a_client_does_not_read_hold_up_its_messages(config: Config):
+    class Narrow(Connection):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    backend = ScriptedBackend(HELLO)
+    async with served(backend, config, protocol=Narrow) as port, upgraded(port) as client:
+        good = b'{"type":"response.create","model":"m","input":"a"}'
+        await taken(client, frame(1, b"{") * 5000 + frame(1, good), 1)
+        await pause(1)
+        assert backend.requests == []
+        reading = asyncio.create_task(everything(client))
+        await until(lambda: len(backend.requests) == 1)
+        reading.cancel()
+
+
+async def everything(client: socket.socket) -> None:
+    while await asyncio.get_running_loop().sock_recv(client, 65_536):
+        pass
+
+
+async def test_short_messages_that_come_at_once_leave_turns_to_others(config: Config):
+    count = 5_000
+    async with connected(config) as client:
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count_turns())
+        good = b'{"type": "response.create", "model": "m", "input": "a"}'
+        client.transport.write(frame(1, b"{") * count + frame(1, good))
+        while json.loads(await client.recv())["type"] not in ENDS[:3]:
+            pass
+        counting.cancel()
+    assert turns > count
+
+
+async def test_message_that_is_refused_counts_as_a_request(config: Config):
+    limited = with_key(config, requests_per_minute=3)
+    async with connected(limited, additional_headers=BEARER) as client:
+        statuses: list[int] = []
+        for _ in range(3):
+            await client.send("{")
+            statuses.append(json.loads(await client.recv())["status"])
+    assert statuses == [400, 400, 429]
+
+
+async def test_message_in_frames_of_a_byte_is_answered(config: Config):
+    text = json.dumps({"type": "response.create", "model": "m", "input": "é" * 100}).encode()
+    async with connected(config) as client:
+        for data, end in ((text, "response.completed"), (text * 2, "error")):
+            await client.send([data[at : at + 1] for at in range(len(data))], text=True)
+            assert (await events_of(client))[-1]["type"] == end
