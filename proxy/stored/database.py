@@ -4,7 +4,6 @@ Several servers may share the file.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import sqlite3
@@ -17,6 +16,7 @@ from typing import TypeVar
 from adapters.config import make_private_folder
 from proxy.errors import StorageError
 from proxy.stored.schema import MIGRATIONS, SETTINGS
+from proxy.stored.servers import Presence, has_ended
 
 log = logging.getLogger("tandem")
 
@@ -38,7 +38,7 @@ class Database:
     """
 
     def __init__(self, path: Path, recover: Job[None]) -> None:
-        """`recover` runs once after opening, if no other process uses the file."""
+        """`recover` runs once after opening."""
         self.path = path
         self._recover = recover
         self._file: _File | None = None
@@ -49,6 +49,19 @@ class Database:
     def failure(self) -> str | None:
         """The reason why the latest write or read failed, without a path; `None`: it did not."""
         return next(iter(self._failures.values()), None)
+
+    @property
+    def server(self) -> str:
+        """The id of this server among those that use the file, for `has_ended`."""
+        return self._opened().server
+
+    def has_ended(self, server: str) -> bool:
+        """Return true if `server` uses the file no longer. Blocks, for jobs.
+
+        Raises:
+            OSError: that cannot be found out.
+        """
+        return has_ended(_servers(self.path), server)
 
     def exists(self) -> bool:
         """Return whether there is a file; false for one that this user cannot reach."""
@@ -104,8 +117,12 @@ class _File:
         self._connection: Connection | None = None
         self._identity: _Identity | None = None
         """That of the open file."""
-        self._lock_file: int | None = None
+        self._presence = Presence(_servers(path))
         self._thread = ThreadPoolExecutor(1, "stored-answers")
+
+    @property
+    def server(self) -> str:
+        return self._presence.server
 
     async def run(self, job: Job[T], begin: str) -> T:
         """Run `job` in a transaction that `begin` begins.
@@ -147,38 +164,27 @@ class _File:
         return _in_transaction(self._connection, job, begin)
 
     def _open(self) -> Connection:
-        alone = self._prepare_files()
+        self._prepare_files()
         connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
         try:
             for statement in SETTINGS:
                 connection.execute(statement)
             _in_transaction(connection, _migrate)
-            if alone:
-                _in_transaction(connection, self._recover)
+            _in_transaction(connection, self._recover)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _prepare_files(self) -> bool:
-        """Create folder and file, with no access for others; true if no other process uses it."""
+    def _prepare_files(self) -> None:
+        """Create folder and file, with no access for others."""
         folder = self._path.parent
         make_private_folder(folder)
         folder.chmod(0o700)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite copies the mode.
         os.fchmod(file, 0o600)
         os.close(file)
-        if self._lock_file is None:
-            self._lock_file = os.open(
-                self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600
-            )
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_SH)
-        return True
+        self._presence.begin()
 
     def _set_aside(self, exc: sqlite3.DatabaseError) -> None:
         """Rename a damaged file, so that the next job begins a new one."""
@@ -196,9 +202,12 @@ class _File:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        self._presence.end()
+
+
+def _servers(path: Path) -> Path:
+    """Return the folder with a file for each server that uses the database at `path`."""
+    return path.with_suffix(".servers")
 
 
 _Identity = tuple[int, int]

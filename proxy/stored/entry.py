@@ -32,6 +32,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """The number of the conversation's last item when the response began."""
     events: bytes | None = None
     """The server-sent events of a streamed background response."""
+    server: str | None = None
+    """The id of the server that has it in progress."""
 
     @property
     def size(self) -> int:

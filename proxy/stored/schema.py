@@ -79,5 +79,8 @@ conversations, `parts` the ids of the items in answers, `totals` one row, which 
 `used` is the time of creation or last use, in seconds since 1970; `last_item` the number of the
 conversation's last item when the answer began."""
 
-MIGRATIONS: Sequence[Sequence[str]] = (_FIRST,)
+_SERVERS = ("ALTER TABLE entries ADD COLUMN server TEXT",)
+"""`server` is the id of the server that has the answer in progress."""
+
+MIGRATIONS: Sequence[Sequence[str]] = (_FIRST, _SERVERS)
 """Statements that lead from version `n` to `n + 1`; `PRAGMA user_version` has the version."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from proxy.config import StoreConfig
 from proxy.errors import NotStoredError, StorageError
@@ -62,7 +62,7 @@ class Store:
     ) -> None:
         """`folder` is created with the database in it; `clock` tells seconds since 1970."""
         self.limits = limits
-        self._database = Database(folder / "answers.sqlite", _fail_unfinished)
+        self._database = Database(folder / "answers.sqlite", self._fail_lost)
         self._clock = clock
         self._begun: set[_Place] = set()
         """Entries of this server that the file has as unfinished."""
@@ -113,6 +113,8 @@ class Store:
         Raises:
             StorageError: it is larger than `max_bytes`, or the disk does not take it.
         """
+        if entry.status in _UNFINISHED:
+            entry = replace(entry, server=self._database.server)
         place, end = (entry.caller, entry.id), _End(entry, metadata, items, tuple(parts))
         try:
             await self._write(end)
@@ -152,6 +154,8 @@ class Store:
     async def get(self, kind: Kind, key: str, caller: str) -> Entry:
         """Return the entry with the id `key`; one that is held in memory is written, if it can be.
 
+        One that a killed server had in progress has failed.
+
         Raises:
             NotStoredError: the caller has none.
             StorageError: the database cannot be read.
@@ -161,7 +165,16 @@ class Store:
             with suppress(StorageError):
                 await self.keep(end.entry, end.metadata, end.items, end.parts)
             return end.entry
-        return await self._database.read(lambda connection: _get(connection, kind, key, caller))
+
+        def find(connection: Connection) -> tuple[Entry, bool]:
+            entry = _get(connection, kind, key, caller)
+            return entry, entry.server is not None and self._database.has_ended(entry.server)
+
+        entry, is_lost = await self._database.read(find)
+        if is_lost:
+            await self._database.write(self._fail_lost)
+            entry, _ = await self._database.read(find)
+        return entry
 
     async def list(
         self,
@@ -249,7 +262,10 @@ class Store:
                 entries.append(_get(connection, "response", previous, caller))
             return entries[::-1]
 
-        return await self._database.read(follow)
+        entries = await self._database.read(follow)
+        if entries[-1].server is None:
+            return entries
+        return [*entries[:-1], await self.get("response", key, caller)]
 
     async def holders(self, parts: Sequence[str], caller: str) -> Mapping[str, Entry | Item]:
         """Return, for each id of `parts`, an answer that contains it, or the item of a
@@ -341,6 +357,22 @@ class Store:
             await asyncio.sleep(min(_EXPIRY_SECONDS, self.limits.max_age))
             if self._database.exists():
                 await self.expire()
+
+    def _fail_lost(self, connection: Connection) -> None:
+        """Mark the answers that killed servers had in progress as failed."""
+        rows = connection.execute(
+            "SELECT number, object, server FROM entries WHERE status IN ('queued', 'in_progress')"
+        ).fetchall()
+        lost = [
+            (_with(content, status="failed", error=_LOST), number)
+            for number, content, server in rows
+            if server is None or self._database.has_ended(server)
+        ]
+        connection.executemany(
+            "UPDATE entries SET status = 'failed', object = ?, server = NULL, "
+            "bytes = length(object) + length(input) WHERE number = ?",
+            lost,
+        )
 
     def _drop(self, connection: Connection) -> int:
         """Drop what is too old, then the oldest as long as there is too much. Returns how many.
@@ -482,19 +514,6 @@ def _append(
     connection.executemany(
         "INSERT INTO items (conversation, id, object) VALUES (?, ?, ?)",
         [(row[0], item.id, item.object) for item in items],
-    )
-
-
-def _fail_unfinished(connection: Connection) -> None:
-    """Mark the answers that a killed server had in progress as failed."""
-    rows = connection.execute(
-        "SELECT number, object FROM entries WHERE status IN ('queued', 'in_progress')"
-    ).fetchall()
-    failed = [(_with(content, status="failed", error=_LOST), number) for number, content in rows]
-    connection.executemany(
-        "UPDATE entries SET status = 'failed', object = ?, bytes = length(object) + length(input) "
-        "WHERE number = ?",
-        failed,
     )
 
 

@@ -1,11 +1,14 @@
 """The store of answers: lists, limits, callers, conversations, and files that fail."""
 
+import asyncio
 import json
+import multiprocessing
 import shutil
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +244,40 @@ async def test_answers_in_progress_of_another_server_stay(tmp_path: Path):
             assert (await second.get("response", "r", "me")).status == "completed"
 
 
+@pytest.mark.process
+async def test_answer_of_a_killed_server_is_failed_when_another_one_is_asked(tmp_path: Path):
+    """Both have the file open, and so does one that is started after the kill."""
+    held, ends = multiprocessing.Pipe()
+    killed = multiprocessing.get_context("spawn").Process(
+        target=begin_and_hang, args=(tmp_path, ends)
+    )
+    async with stored(tmp_path) as second:
+        await second.keep(answer("a"))
+        killed.start()
+        await asyncio.to_thread(held.recv)
+        assert (await second.get("response", "r", "me")).status == "in_progress"
+        killed.kill()
+        await asyncio.to_thread(killed.join)
+        async with stored(tmp_path) as third:
+            assert (await second.chain("r", "me"))[-1].status == "failed"
+            for store in (second, third):
+                found = await store.get("response", "r", "me")
+                assert found.status == "failed"
+                assert json.loads(found.object)["error"]["code"] == "server_error"
+
+
+def begin_and_hang(folder: Path, begun: Connection) -> None:
+    """Have an answer in progress, in a process of its own."""
+
+    async def begin() -> None:
+        async with stored(folder) as store:
+            await store.keep(response("r", status="in_progress"))
+            begun.send(True)
+            await asyncio.Event().wait()
+
+    asyncio.run(begin())
+
+
 async def test_answers_in_progress_are_not_dropped(tmp_path: Path):
     async with stored(tmp_path, max_count=1) as store:
         await store.keep(response("r", status="in_progress"))
@@ -260,7 +297,7 @@ async def test_files_are_private(tmp_path: Path):
         "answers.sqlite": 0o600,
         "answers.sqlite-wal": 0o600,
         "answers.sqlite-shm": 0o600,
-        "answers.lock": 0o600,
+        "answers.servers": 0o700,
     }
 
 
