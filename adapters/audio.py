@@ -14,6 +14,7 @@ Task = Literal["transcribe", "translate"]
 
 TRANSCRIPTION_RATE = 16_000
 """Samples a second of the audio of a `TranscriptionRequest`: what all models here take."""
+_TOKENS_A_SECOND = 50
 
 
 class AudioSink(Protocol[T_contra]):
@@ -104,6 +105,11 @@ class TranscriptionRequest(Struct, frozen=True, kw_only=True):
     @property
     def seconds(self) -> float:
         return len(self.samples) / 4 / TRANSCRIPTION_RATE
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the audio: frames that Whisper's decoder attends to; others count alike."""
+        return round(self.seconds * _TOKENS_A_SECOND)
 
 
 class TranscriptStarted(Struct, frozen=True, kw_only=True):

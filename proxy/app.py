@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from adapters.backend import Backend
 from proxy.access.keys import Access, require_keys
 from proxy.assembly import Parts, assemble, opened
+from proxy.audio.decoded import DecodedAudio
 from proxy.bench.archive import Archive
 from proxy.config import Config, ServerConfig, state_folder
 from proxy.encryption import Encryption
@@ -124,6 +125,7 @@ def _to_parts(
         **asdict(assembled),
         live=live,
         archive=Archive(state),
+        audio=DecodedAudio(),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(routing()),
         encryption=Encryption(state),

@@ -41,6 +41,16 @@ def metered(
             limits.take_tokens(counted + meter.unfinished)
 
 
+@contextmanager
+def metered_audio(limits: Limits, record: Record, unfinished: int) -> Generator[None]:
+    """Count the tokens of an answer of audio; one that ends early has `unfinished` of them."""
+    try:
+        yield
+    finally:
+        if record.has_begun():
+            limits.take_tokens(_total(record) or unfinished)
+
+
 class _Meter:
     """Passes events on, and counts the pieces of unfinished choices: about a token each."""
 

@@ -20,6 +20,7 @@ from adapters.request import EmbeddingRequest
 from proxy.access.grant import Grant
 from proxy.access.keys import to_keys
 from proxy.assembly import Parts
+from proxy.audio.decoded import DecodedAudio
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.encryption import Encryption
@@ -74,6 +75,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     live: LiveConfig
     """The configuration, which can be reloaded."""
     archive: Archive
+    audio: DecodedAudio
     grace: ShutdownGrace
     document: Document
     fetch_image: Fetch
@@ -141,6 +143,10 @@ class ServerRequest(Request[Any, Any, Any]):
     @property
     def archive(self) -> Archive:
         return self._parts.archive
+
+    @property
+    def audio(self) -> DecodedAudio:
+        return self._parts.audio
 
     @property
     def encryption(self) -> Encryption:

@@ -15,9 +15,6 @@ from adapters.audio import (
 from adapters.errors import UnsupportedParameterError
 from adapters.mlx.audio.model import AudioModel
 
-_TOKENS_A_SECOND = 50
-"""Frames of audio that Whisper's decoder attends to; others are counted alike."""
-
 
 class TranscriptionModel(AudioModel):
     purpose: ClassVar[str] = "transcription"
@@ -41,7 +38,7 @@ class TranscriptionModel(AudioModel):
         sink.write(
             TranscriptFinished(
                 language=language,
-                input_tokens=round(request.seconds * _TOKENS_A_SECOND),
+                input_tokens=request.tokens,
                 output_tokens=tokens,
             )
         )

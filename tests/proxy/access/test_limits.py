@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+from fakes.scripted_audio import ScriptedAudio
 from fakes.scripted_backend import (
     BASE,
     DONE,
@@ -16,17 +17,21 @@ from fakes.scripted_backend import (
     http_client,
     openai_client,
 )
+from fakes.tiny_audio import sine
 
+from adapters.audio import SpeechAudio, SpeechFinished, SpeechStarted
 from adapters.errors import GenerationError
 from adapters.events import Started, TextDelta
 from proxy.access.config import KeyConfig
 from proxy.access.limits import Bucket, Limits, to_duration
+from proxy.audio.encode import Encoder
 from proxy.config import Config, ServerConfig
 from proxy.errors import RateLimitError
 
 KEY = "limited-key-0123456789"
 HEADERS = {"x-api-key": KEY}
 CHAT = "/v1/chat/completions"
+SPOKEN = SpeechFinished(input_tokens=5, output_tokens=7, seconds=0.5)
 
 
 class Clock:
@@ -35,6 +40,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def wav() -> bytes:
+    encoder = Encoder("wav", 16_000)
+    return encoder.encode(sine(1.0), is_all=True) + encoder.finish()
 
 
 def limited(**limits: Any) -> Config:
@@ -170,6 +180,24 @@ async def test_tokens_of_embeddings_count():
             for _ in range(2)
         ]
     assert statuses == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/v1/audio/speech", {"json": {"model": "speaker", "input": "Hello"}}),
+        ("/v1/audio/transcriptions", {"data": {"model": "listener"}}),
+        ("/v1/audio/translations", {"data": {"model": "listener", "stream": "true"}}),
+    ],
+)
+async def test_tokens_of_audio_count(path: str, form: dict[str, Any]):
+    sound = SpeechStarted(rate=24_000), SpeechAudio(sine(0.5, 24_000)), SPOKEN
+    files: Any = {"files": {"file": ("a.wav", wav(), "audio/wav")}} if "data" in form else {}
+    backend, config = ScriptedAudio(speech=sound), limited(tokens_per_minute=5)
+    async with http_client(backend, config=config) as client:
+        answers = [await client.post(path, headers=HEADERS, **form, **files) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert answers[1].json()["error"]["type"] == "tokens"
 
 
 async def test_streamed_answer_beyond_the_limit_is_a_429_and_no_stream():

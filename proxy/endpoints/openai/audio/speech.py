@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from adapters.audio import AudioSink, SpeechAudio, SpeechEvent, SpeechFinished, SpeechRequest
 from adapters.audio import SpeechStarted as Started
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from proxy.access.metering import metered_audio
 from proxy.audio import require_codecs
 from proxy.audio.encode import CODECS, AudioFormat, Encoder
 from proxy.endpoints.server_request import ServerRequest
@@ -202,5 +203,6 @@ async def _speak(
     sink: EventSink[bytes | SpeechFinished],
 ) -> None:
     encoding: AudioSink[SpeechEvent] = _Encoding(form, sink)
-    with request.grant.limits.answer_in_progress():
-        await request.router.speak(routed, encoding, request.record)
+    limits, record = request.grant.limits, request.record
+    with limits.answer_in_progress(), metered_audio(limits, record, len(routed.text)):
+        await request.router.speak(routed, encoding, record)

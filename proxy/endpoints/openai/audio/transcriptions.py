@@ -13,8 +13,8 @@ from msgspec.structs import fields, replace
 
 from adapters.audio import Task, TranscriptEvent, TranscriptionRequest
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from proxy.access.metering import metered_audio
 from proxy.audio import require_codecs
-from proxy.audio.decode import decode_beside
 from proxy.endpoints.openai.audio.captions import to_srt, to_vtt
 from proxy.endpoints.openai.audio.languages import to_code, to_name
 from proxy.endpoints.openai.audio.transcript import (
@@ -223,10 +223,12 @@ async def _transcribe(
     sink: EventSink[TranscriptEvent],
 ) -> float:
     """Decode and transcribe a file, both as one answer; returns the seconds of its audio."""
-    with request.grant.limits.answer_in_progress():
-        samples = await decode_beside(file, request.config.server.audio)
-        routed = replace(routed, samples=samples)
-        await request.router.transcribe(routed, sink, request.record)
+    limits, record = request.grant.limits, request.record
+    with limits.answer_in_progress():
+        async with request.audio.decoded(file, request.config.server.audio) as samples:
+            routed = replace(routed, samples=samples)
+            with metered_audio(limits, record, routed.tokens):
+                await request.router.transcribe(routed, sink, record)
     return routed.seconds
 
 
