@@ -14,7 +14,7 @@ _PRINTABLE = re.compile(r"[!-~]+")
 _OTHERS = 0o077
 """Permissions of a file for others than its owner."""
 _MOST_BYTES = 65_536
-"""The longest part of a file with a key that is read."""
+"""The longest file with a key, as long as all headers of a request may be."""
 
 
 class Secret(str):
@@ -62,6 +62,9 @@ def _from_file(path: Path) -> str:
         if mode & _OTHERS:
             log.warning("%s holds a key, and others can read it. Run: chmod 600 %s", path, path)
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode("ascii", errors="replace")
+            data = file.read(_MOST_BYTES + 1)
     except OSError as exc:
         raise ValueError(f"the file {path} cannot be read: {exc.strerror}") from exc
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"the file {path} is no key: it has more than {_MOST_BYTES} bytes")
+    return data.decode("ascii", errors="replace")

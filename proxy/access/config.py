@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -18,7 +19,8 @@ Count = Annotated[int, Meta(ge=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,63}")
 _SHORTEST = 16
 """Characters of a key that is not guessed."""
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHA256 = "sha256:"
+_DIGEST = re.compile(rf"{_SHA256}[0-9a-f]{{64}}")
 
 
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,19 +44,30 @@ class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError(
                 f"`name`: {self.name[:80]!r} is not 1 to 64 letters, digits, spaces or . _ @ + -"
             )
-        if not is_reference(self.key) and not _DIGEST.fullmatch(self.key):
+        if not is_reference(self.key):
             try:
-                secret = read_secret(self.key, {})
+                digest = read_digest(self.key, {}, self.name)
             except ValueError as exc:
                 raise ValueError(f"`key` of '{self.name}': {exc}") from exc
-            force_setattr(self, "key", to_digest(secret, self.name))
+            force_setattr(self, "key", digest)
 
 
-def to_digest(key: str, name: str | None = None) -> str:
-    """Digest a key, so that memory and configuration hold no key that could be sent.
+def read_digest(text: str, environ: Mapping[str, str], name: str) -> str:
+    """Return the digest of the key `name`, of which `text` is the setting.
 
-    `name` is that of a configured key: a warning is logged if the key is short.
+    Raises:
+        ValueError: as `read_secret`, or it begins as a digest and is none.
     """
-    if name is not None and len(key) < _SHORTEST:
+    secret = read_secret(text, environ)
+    if secret.lower().startswith(_SHA256):
+        if not _DIGEST.fullmatch(secret.lower()):
+            raise ValueError("`sha256:` is not followed by the 64 hexadecimal digits of a digest")
+        return secret.lower()
+    if len(secret) < _SHORTEST:
         log.warning("server.keys: the key of '%s' is short enough to be guessed.", name)
-    return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    return to_digest(secret)
+
+
+def to_digest(key: str) -> str:
+    """Digest a key, so that memory and configuration hold no key that could be sent."""
+    return f"{_SHA256}{hashlib.sha256(key.encode()).hexdigest()}"

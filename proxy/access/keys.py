@@ -8,8 +8,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from adapters.secret import is_reference, read_secret
-from proxy.access.config import KeyConfig, Role, to_digest
+from adapters.secret import read_secret
+from proxy.access.config import KeyConfig, Role, read_digest, to_digest
 from proxy.access.grant import EVERYTHING, Grant
 from proxy.access.limits import Limits
 from proxy.config import ConfigError, ServerConfig
@@ -101,13 +101,10 @@ KEY_HEADERS = ("x-api-key", "api-key")
 
 
 def _to_key(at: int, config: KeyConfig, environ: Mapping[str, str]) -> Key:
-    digest = config.key
-    if is_reference(digest):
-        try:
-            secret = read_secret(config.key, environ)
-        except ValueError as exc:
-            raise ConfigError(f"$.server.keys[{at}].key: '{config.name}': {exc}") from exc
-        digest = to_digest(secret, config.name)
+    try:
+        digest = read_digest(config.key, environ, config.name)
+    except ValueError as exc:
+        raise ConfigError(f"$.server.keys[{at}].key: '{config.name}': {exc}") from exc
     return Key(
         name=config.name,
         digest=digest.encode(),

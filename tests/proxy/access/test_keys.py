@@ -17,6 +17,7 @@ from adapters.secret import read_secret
 from proxy.access.config import KeyConfig
 from proxy.access.keys import Access, find_own_key, require_keys
 from proxy.config import Config, ConfigError, ServerConfig
+from proxy.errors import UnauthorizedError
 from proxy.routes import routing
 
 USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
@@ -530,6 +531,36 @@ def test_key_from_environment_and_file(tmp_path: Path):
     access = Access(keys, {"SOME_KEY": "from-the-environment-0123"})
     assert access.admit({"x-api-key": "from-the-environment-0123"}).key == "one"
     assert access.admit({"x-api-key": "from-the-file-0123456789"}).key == "two"
+
+
+DIGEST = "sha256:" + hashlib.sha256(b"a-key-of-which-the-digest-is-kept").hexdigest()
+
+
+@pytest.mark.parametrize("form", [DIGEST, DIGEST.upper(), "env:DIGEST", "file"])
+def test_digest_stands_for_its_key_wherever_it_is_written(form: str, tmp_path: Path):
+    if form == "file":
+        file = tmp_path / "digest"
+        file.write_text(f"{DIGEST}\n")
+        file.chmod(0o600)
+        form = f"file:{file}"
+    access = Access((KeyConfig(name="one", key=form),), {"DIGEST": DIGEST})
+    assert access.admit({"x-api-key": "a-key-of-which-the-digest-is-kept"}).key == "one"
+    for sent in (DIGEST, DIGEST.upper()):
+        with pytest.raises(UnauthorizedError):
+            access.admit({"x-api-key": sent})
+
+
+def test_digest_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        KeyConfig(name="one", key=DIGEST[:-1])
+
+
+def test_file_that_is_too_long_is_no_key(tmp_path: Path):
+    file = tmp_path / "key"
+    file.write_text("a" * 70_000)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="more than 65536 bytes"):
+        Access((KeyConfig(name="one", key=f"file:{file}"),), {})
 
 
 @pytest.mark.parametrize(
