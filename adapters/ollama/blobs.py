@@ -11,10 +11,15 @@ from adapters.config import OllamaConfig
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.errors import FOREIGN, from_response, translate
 
+_LOOK_SECONDS = 10.0
+_UPLOAD_SECONDS = 900.0
+"""For a piece to be taken, and for the whole file to be compared with its digest on a slow disk."""
+
 
 async def has_file(client: OllamaClient, config: OllamaConfig, digest: str) -> bool:
     """True if a file with `digest`, `sha256:…`, was uploaded; raises as `upload`."""
-    response = await _send(client, config, "HEAD", digest, ())
+    seconds = min(_LOOK_SECONDS, config.first_token_timeout)
+    response = await _send(client, config, "HEAD", digest, (), seconds)
     if response.status_code == int(httpx.codes.NOT_FOUND):
         return False
     _require_success(response)
@@ -30,7 +35,7 @@ async def upload(
     Raises:
         BackendError: by the tables in `errors.py`.
     """
-    _require_success(await _send(client, config, "POST", digest, pieces))
+    _require_success(await _send(client, config, "POST", digest, pieces, _UPLOAD_SECONDS))
 
 
 async def _send(
@@ -39,9 +44,11 @@ async def _send(
     method: str,
     digest: str,
     content: AsyncIterable[bytes] | tuple[()],
+    seconds: float,
 ) -> httpx.Response:
-    """Not through `client`, which sends bodies that are in memory."""
-    timeout = httpx.Timeout(None, connect=config.connect_timeout)
+    """Not through `client`, which sends bodies that are in memory. Ollama may be silent for
+    `seconds`."""
+    timeout = httpx.Timeout(seconds, connect=config.connect_timeout)
     headers = client.key_headers
     async with httpx.AsyncClient(timeout=timeout, trust_env=False, headers=headers) as sender:
         try:

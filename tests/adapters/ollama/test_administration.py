@@ -6,7 +6,12 @@ import pytest
 from fakes.recorded_ollama import Reply, StandIn
 
 from adapters.backend import RunningModel
-from adapters.errors import BackendError, InvalidRequestError, ModelNotFoundError
+from adapters.errors import (
+    BackendError,
+    BackendTimeoutError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
 from adapters.ollama.administration import to_running
 from adapters.ollama.backend import OllamaBackend
 from adapters.ollama.wire import Tag
@@ -78,6 +83,17 @@ async def test_file_is_uploaded_unless_it_is_there(standin: StandIn, backend: Ol
     await backend.upload(DIGEST, pieces())
     assert [seen.method for seen in standin.seen] == ["HEAD", "HEAD", "POST", "HEAD", "HEAD"]
     assert standin.bodies(BLOB)[2] == b"weights"
+
+
+async def test_file_for_a_server_that_hangs_fails(standin: StandIn, backend: OllamaBackend):
+    async def answer(reply: Reply) -> None:
+        await reply.gone()
+
+    standin.says(BLOB, answer)
+    with pytest.raises(BackendTimeoutError):
+        await backend.has_file(DIGEST)
+    with pytest.raises(BackendTimeoutError):
+        await backend.upload(DIGEST, pieces())
 
 
 async def test_file_of_another_digest_is_refused(standin: StandIn, backend: OllamaBackend):
