@@ -203,8 +203,13 @@ def build_tokenizer(metadata: Metadata) -> Tokenizer:
 
 
 def write_tokenizer(folder: Path, metadata: Metadata, context_length: int) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json`; raises like `build_tokenizer`."""
-    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
+    """Write `tokenizer.json` and `tokenizer_config.json`; raises like `build_tokenizer`.
+
+    Raises:
+        OSError: a file cannot be written. The tokenizer's own `save` raises a bare `Exception`.
+    """
+    text = build_tokenizer(metadata).to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(text, "utf-8")
     config = tokenizer_config(metadata, context_length)
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
 

@@ -187,3 +187,11 @@ def test_spaces_that_a_file_has_as_user_defined_are_merged() -> None:
     ids = tokenizer.encode("a    a  a", add_special_tokens=False).ids
     assert ids == [4, 6, 4, 5, 4]
     assert tokenizer.decode(ids) == "a    a  a"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_disk_that_is_full_is_an_error_of_the_system(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        write_tokenizer(tmp_path, metadata(), 8192)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,6 +33,7 @@ from gguf import GGMLQuantizationType as GGML
 from gguf import GGUFReader
 from safetensors.numpy import load_file
 
+from adapters.gguf.conversion import UNWRITABLE
 from adapters.gguf.tokenizer import build_tokenizer, end_tokens
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert, packing, weights
 from adapters.mlx.gguf.weights import Plan, write_weights
@@ -354,6 +356,24 @@ def test_convert_can_be_retried_when_the_disk_was_full(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", full)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "tiny.gguf"]
     assert convert(source, tmp_path / "out", quiet).worst.relative_l2 <= weights.GATE
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("most_bytes", [0, 1_000, 20_000])
+def test_disk_that_is_full_at_any_file_is_told_by_the_exit_status(
+    tmp_path: Path, most_bytes: int
+) -> None:
+    """A limit of the size of files stands in for a full disk: it is met as one."""
+    source, target = tiny_gguf(tmp_path), tmp_path / "out"
+    converter = subprocess.run(
+        [sys.executable, "-m", "adapters.mlx.gguf", source, target],
+        check=False,
+        capture_output=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
+    )
+    assert (converter.returncode, converter.stdout) == (UNWRITABLE, b"File too large\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "tiny.gguf"]
 
 
 KILLED = """
