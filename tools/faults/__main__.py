@@ -19,6 +19,7 @@ CHECKS = {
     "canary": ("upstream_faults", "canary", "secrets in requests and errors"),
     "sigterm": ("load", "sigterm", "one SIGTERM, and two, beside 100 streams"),
     "overload": ("load", "overload", "1,000 requests at once"),
+    "vanish": ("vanish", "main", "clients behind a network that vanishes; needs root and `ip`"),
     "descriptors": ("load", "descriptors", "300 streams and 256 descriptors"),
 }
 """Name -> module, function, description."""

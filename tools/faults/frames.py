@@ -9,21 +9,29 @@ from tools.faults.raw import connected, encode, read_head
 
 _MASKED = 0x80
 _FIN = 0x80
-_TEXT, _CONTINUATION, _PING, _PONG = 1, 0, 9, 10
+_CONTINUATION, TEXT, _PING, _PONG = 0, 1, 9, 10
 
 
-def _frame(opcode: int, data: bytes, fin: int = _FIN) -> bytes:
+def frame(opcode: int, data: bytes, fin: int = _FIN) -> bytes:
     """Encode a frame with a mask of zeros; `data` has fewer than 126 bytes."""
     return bytes([fin | opcode, _MASKED | len(data)]) + b"\0\0\0\0" + data
 
 
+UPGRADE = encode(
+    "GET",
+    "/v1/responses",
+    connection="upgrade",
+    upgrade="websocket",
+    sec_websocket_version="13",
+    sec_websocket_key=base64.b64encode(b"k" * 16).decode(),
+)
 _KINDS = {
-    "pings": _frame(_PING, b"x"),
-    "pings of 125 bytes": _frame(_PING, b"x" * 125),
-    "pongs": _frame(_PONG, b""),
-    "messages that are no JSON": _frame(_TEXT, b"{"),
-    "empty messages": _frame(_TEXT, b""),
-    "pieces of one message": _frame(_CONTINUATION, b"x", fin=0),
+    "pings": frame(_PING, b"x"),
+    "pings of 125 bytes": frame(_PING, b"x" * 125),
+    "pongs": frame(_PONG, b""),
+    "messages that are no JSON": frame(TEXT, b"{"),
+    "empty messages": frame(TEXT, b""),
+    "pieces of one message": frame(_CONTINUATION, b"x", fin=0),
 }
 
 
@@ -34,7 +42,7 @@ async def main(count: int) -> None:
         await tandem.stall()
         print(f"idle: {tandem.use().rss_mb:.0f} MB")
         for name, data in _KINDS.items():
-            first = _frame(_TEXT, b"", fin=0) if data[0] == _CONTINUATION else b""
+            first = frame(TEXT, b"", fin=0) if data[0] == _CONTINUATION else b""
             for reads in (True, False):
                 await tandem.stall()
                 await _send(tandem.port, first + data * count, reads=reads)
@@ -49,16 +57,8 @@ async def main(count: int) -> None:
 
 async def _send(port: int, frames: bytes, *, reads: bool) -> None:
     """Send `frames`, for ten seconds at most."""
-    upgrade = encode(
-        "GET",
-        "/v1/responses",
-        connection="upgrade",
-        upgrade="websocket",
-        sec_websocket_version="13",
-        sec_websocket_key=base64.b64encode(b"k" * 16).decode(),
-    )
     async with connected(port, 4096) as (reader, writer):
-        writer.write(upgrade)
+        writer.write(UPGRADE)
         await read_head(reader)
         if not reads:
             cast(asyncio.Transport, writer.transport).pause_reading()

@@ -19,7 +19,7 @@ from tools.faults.raw import encode
 
 ROOT = Path(__file__).parents[2]
 _CONFIG = """
-server: {{port: {port}, log_format: json, shutdown_grace: {grace}, store: false}}
+server: {{port: {port}, log_format: json, shutdown_grace: {grace}, store: false, {settings}}}
 backends:
   mlx: null
   ollama: {{host: "http://127.0.0.1:{upstream}", first_token_timeout: 60, token_timeout: 20}}
@@ -68,13 +68,22 @@ class Tandem:
     """`tandem serve`, with a ticker in its loop."""
 
     def __init__(
-        self, folder: Path, upstream: int, *, grace: float = 10.0, descriptors: int | None = None
+        self,
+        folder: Path,
+        upstream: int,
+        *,
+        grace: float = 10.0,
+        descriptors: int | None = None,
+        settings: str = "",
     ) -> None:
+        """`settings`: further ones below `server`, as a part of YAML's `{}`."""
         self.port = free_port()
         self.log = folder / "log"
         self._ticks = folder / "ticks"
         config = folder / "config.yaml"
-        config.write_text(_CONFIG.format(port=self.port, upstream=upstream, grace=grace))
+        config.write_text(
+            _CONFIG.format(port=self.port, upstream=upstream, grace=grace, settings=settings)
+        )
         limit = (lambda: _limit(descriptors)) if descriptors is not None else None
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -134,13 +143,19 @@ def _limit(descriptors: int) -> None:
 
 @contextmanager
 def running(
-    *, grace: float = 10.0, descriptors: int | None = None
+    *, grace: float = 10.0, descriptors: int | None = None, settings: str = ""
 ) -> Iterator[tuple[Tandem, Upstream]]:
     """A server in front of a scripted upstream, in a folder of its own."""
     with tempfile.TemporaryDirectory() as name:
         upstream = Upstream()
         try:
-            tandem = Tandem(Path(name), upstream.port, grace=grace, descriptors=descriptors)
+            tandem = Tandem(
+                Path(name),
+                upstream.port,
+                grace=grace,
+                descriptors=descriptors,
+                settings=settings,
+            )
             try:
                 yield tandem, upstream
             finally:
