@@ -226,13 +226,14 @@ async def stream(
     renderer: Callable[[Put], Renderer[T_contra]],
     *,
     record: Record,
-    grace: ShutdownGrace,
+    grace: ShutdownGrace | None,
     keepalive: float,
     framing: Framing = SSE,
     settle: Callable[[], Awaitable[None]] | None = None,
 ) -> "StreamedResponse":
     """Begin an answer; returns once its first event was rendered.
 
+    `grace`: `None` for an answer that ends with the server by itself.
     `write` writes all events to its sink; `renderer` creates the renderer that encodes them. A
     comment, if the framing has one, is sent after `keepalive` seconds without anything else.
     `settle` is awaited before the end of an answer that fails on its way, which may be stored too.
@@ -257,7 +258,7 @@ async def _write_answer(
     write: Callable[[EventSink[T_contra]], Awaitable[object]],
     renderer: Renderer[T_contra],
     buffer: SendBuffer,
-    grace: ShutdownGrace,
+    grace: ShutdownGrace | None,
     record: Record,
     settle: Callable[[], Awaitable[None]] | None,
 ) -> None:

@@ -33,7 +33,7 @@ _GC_THRESHOLDS = 2_000, 10, 250
 the answers in progress: 100 ms beside 1,000 streams. What an answer leaves in cycles is young and
 found by the other collections, which take at most 15 ms."""
 _CUT_SECONDS = 1.0
-"""From the second signal until connections are cut of which the client does not read the end."""
+"""From the end of the grace until connections are cut of which the client does not read the end."""
 
 
 class Server(uvicorn.Server):
@@ -55,6 +55,7 @@ class Server(uvicorn.Server):
         self._announce = announce
         self._date_seconds = date_seconds
         self._on_hangup = on_hangup
+        self._grace_seconds = config.shutdown_grace
         self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -115,6 +116,8 @@ class Server(uvicorn.Server):
             case 1:
                 self._grace.begin()
                 self._exit.set()
+                after = self._grace_seconds + _CUT_SECONDS
+                self._loop.call_later(after, self._cut_connections)
             case 2:
                 self._grace.cut()
                 self._loop.call_later(_CUT_SECONDS, self._cut_connections)
@@ -123,7 +126,11 @@ class Server(uvicorn.Server):
 
     def _cut_connections(self) -> None:
         for connection in [*self.server_state.connections]:
-            reset(cast(Connection, connection).transport)
+            transport = cast(Connection, connection).transport
+            if transport.get_write_buffer_size():
+                reset(transport)
+            else:
+                transport.close()  # The client may yet read what the system has.
 
     def _hang_up(self, sig: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._on_hangup)
@@ -158,6 +165,6 @@ def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        # For clients that do not read; all other answers end with the grace.
-        timeout_graceful_shutdown=int(config.shutdown_grace) + 1,
+        # All answers end with the grace, or have their connections cut after it.
+        timeout_graceful_shutdown=int(config.shutdown_grace + _CUT_SECONDS) + 2,
     )

@@ -91,14 +91,14 @@ def test_background_answer_of_a_killed_server_is_failed(tmp_path: Path):
 
 
 @pytest.mark.long
-def test_background_answer_is_cancelled_by_a_shutdown(tmp_path: Path):
+def test_background_answer_fails_with_a_shutdown(tmp_path: Path):
     path = config(tmp_path, delay=0.2)
     with serving(path) as server:
         key = server.sdk().responses.create(model="echo", input="word " * 50, background=True).id
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(10)
     with serving(path) as server:
-        assert server.sdk().responses.retrieve(key).status == "cancelled"
+        assert server.sdk().responses.retrieve(key).status == "failed"
 
 
 @contextmanager

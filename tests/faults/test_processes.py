@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fakes.waiting import pause, until
 
 from tools.faults.bodies import BODIES
+from tools.faults.frames import TEXT, UPGRADE, frame
 from tools.faults.processes import ROOT, Tandem, free_port, running
 from tools.faults.raw import (
     CHAT,
@@ -63,6 +65,26 @@ async def test_signals_end_every_stream_with_an_error_event(signals: list[signal
         assert all([is_told(await stream) for stream in streams])
         assert await asyncio.to_thread(tandem.process.wait, 30) == 0
         assert "Traceback" not in tandem.log.read_text()
+
+
+async def test_clients_that_read_nothing_do_not_delay_the_end():
+    """They are cut, each without a traceback."""
+    message = b'{"type":"response.create","model":"m:latest","input":"tokens=100000 size=4000"}'
+    with running(grace=1.0) as (tandem, _):
+        async with (
+            connected(tandem.port, 4096) as (_, writer),
+            connected(tandem.port, 4096) as (reader, socket),
+        ):
+            writer.write(chat("tokens=100000 size=4000"))
+            socket.write(UPGRADE)
+            await read_head(reader)
+            for each in (writer, socket):
+                cast(asyncio.Transport, each.transport).pause_reading()
+            socket.write(frame(TEXT, message))
+            await pause(2)
+            tandem.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(tandem.process.wait, 10) == 0
+        assert "ERROR" not in tandem.log.read_text()
 
 
 async def test_waiting_request_is_told_of_the_end_at_once():

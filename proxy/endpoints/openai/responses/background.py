@@ -20,7 +20,7 @@ from adapters.events import Event, Started
 from proxy.endpoints.generate import Call, Dialect, generate
 from proxy.endpoints.openai.responses.database_store import KeptResponses, to_entry
 from proxy.endpoints.openai.responses.events import Failed
-from proxy.endpoints.openai.responses.response import Response, ResponseError, to_response
+from proxy.endpoints.openai.responses.response import Response, to_response
 from proxy.endpoints.openai.responses.stored_items import complete
 from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer
 from proxy.endpoints.openai.responses.turn import Turn
@@ -28,19 +28,16 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import (
     ClientDisconnectedError,
     Failure,
-    ServerShutdownError,
     StorageError,
     to_failure,
 )
-from proxy.http.event_stream import SSE, EventSink, Limits, Put, sse
+from proxy.http.event_stream import SSE, EventSink, Limits, Put, sse, stream
 from proxy.http.json_response import JSONResponse
 from proxy.openapi import Operation
 from proxy.routing.requirements import to_requirements
 from proxy.stored.entry import Entry
 from proxy.stored.running import Running, to_frames
 from proxy.stored.store import Store
-
-_SHUTDOWN = ResponseError("server_error", "The server has shut down.")
 
 
 def check_background(turn: Turn) -> None:
@@ -189,10 +186,6 @@ async def _write(
     try:
         async with Limits(request.grace):
             await generate(request, dialect, call, sink)
-    except ServerShutdownError as exc:
-        record.fail(exc, "server_shutdown")
-        if not kept.has_ended:
-            renderer.cancel(_SHUTDOWN)
     except asyncio.CancelledError:
         record.fail(ClientDisconnectedError(), "cancelled")
         if not kept.has_ended:
@@ -200,7 +193,8 @@ async def _write(
     except Exception as exc:
         failure = to_failure(exc)
         record.fail(exc, failure.code or failure.type)
-        running.put(renderer.error(failure))
+        if not kept.has_ended:
+            running.put(renderer.error(failure))
     finally:
         await kept.settle()
         running.end()
@@ -267,8 +261,12 @@ async def _follow(request: ServerRequest, running: Running, start: int) -> ASGIR
 async def _stream(
     request: ServerRequest, write: Callable[[EventSink[bytes]], Awaitable[None]]
 ) -> ASGIResponse:
+    """Stream without a grace of its own: the answer that is followed ends with it, and says so."""
     request.record.streamed = True
-    return await request.begin_stream(write, _FrameRenderer)
+    keepalive = request.config.server.keepalive
+    return await stream(
+        request, write, _FrameRenderer, record=request.record, grace=None, keepalive=keepalive
+    )
 
 
 class _Background(Struct):

@@ -31,7 +31,6 @@ from proxy.endpoints.openai.responses.items import (
 )
 from proxy.endpoints.openai.responses.response import (
     Response,
-    ResponseError,
     call_item,
     empty_response,
     ended,
@@ -131,12 +130,12 @@ class ResponseRenderer:
         created = self._encode(wire.Created, response=response)
         self._put(created + self._encode(wire.Queued, response=response))
 
-    def cancel(self, error: ResponseError | None = None) -> None:
+    def cancel(self) -> None:
         """End an answer that was cancelled: no event says so, and its items are kept."""
         self._pause()
         if self._open is not None:
             self._output.append(self._open.item("incomplete"))
-        response = to_response(self._turn, "cancelled", self._output, error=error)
+        response = to_response(self._turn, "cancelled", self._output)
         self._turn.store.keep(self._turn, response)
 
     def _render(self, event: backend.Event) -> bytes:

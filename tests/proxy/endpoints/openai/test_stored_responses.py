@@ -1,12 +1,14 @@
 """Stored responses, read and continued by OpenAI's client."""
 
 import asyncio
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from fakes.scripted_backend import (
@@ -20,7 +22,7 @@ from fakes.scripted_backend import (
     openai_client,
 )
 from fakes.waiting import until
-from servers.served import served
+from servers.served import own_server, served
 
 from adapters.errors import GenerationError
 from adapters.events import Started, TextDelta, ToolCallDelta, ToolCallStarted
@@ -412,16 +414,32 @@ async def test_background_response_that_no_model_can_answer_is_refused(config: C
     assert lacking.value.param == "tools"
 
 
-async def test_background_response_is_cancelled_by_a_shutdown(config: Config):
+async def test_background_response_fails_with_a_shutdown(config: Config):
     backend = ScriptedBackend([Started(), TextDelta("Hel"), HANG])
     async with openai_client(backend, config=config) as client:
         queued = await client.responses.create(model="m", input="Hi", background=True)
         await backend.began.wait()
     async with openai_client(ScriptedBackend(HELLO), config=config) as client:
         found = await client.responses.retrieve(queued.id)
-    assert found.status == "cancelled"
+    assert found.status == "failed"
     assert found.error is not None
-    assert "shut down" in found.error.message
+    assert found.error.message == "The server is shutting down."
+    assert found.output_text == "Hel"
+
+
+async def test_stream_of_a_background_response_is_told_of_a_shutdown(config: Config):
+    backend = ScriptedBackend([Started(), TextDelta("Hel"), HANG])
+    body = {"model": "m", "input": "Hi", "background": True, "stream": True}
+    async with own_server(backend, config) as (server, port), httpx.AsyncClient() as client:
+        answer = client.stream("POST", f"http://127.0.0.1:{port}/v1/responses", json=body)
+        async with answer as response:
+            lines = response.aiter_lines()
+            while "output_text.delta" not in await anext(lines):
+                pass
+            server.handle_exit(signal.SIGTERM, None)
+            rest = "".join([line async for line in lines])
+    assert '"type":"response.failed"' in rest
+    assert "The server is shutting down." in rest
 
 
 async def test_background_stream_is_resumed_while_it_runs_and_later(config: Config):
