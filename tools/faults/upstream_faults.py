@@ -9,6 +9,7 @@ from tools.faults.processes import Tandem, running
 from tools.faults.raw import CHAT, chat, chunks, connected, encode, is_told, send
 
 _CLIENTS = 20
+_TOKENS = 100
 CANARY = "sk-canary-7f3a9c"
 
 
@@ -25,7 +26,7 @@ class _Group:
         """Stream; returns the outcome, and when it came."""
         try:
             async with asyncio.timeout(60), connected(self._port) as (reader, writer):
-                writer.write(chat("tokens=100 pace=0.01"))
+                writer.write(chat(f"tokens={_TOKENS} pace=0.01"))
                 if self._at == 0:
                     await asyncio.sleep(0.02)
                     self._reach()
@@ -46,7 +47,11 @@ class _Group:
             seen += 1
             if seen == self._at:
                 self._reach()
-        return "error event" if is_told(text) else "silent success"
+        if seen < self._at:  # On a busy machine many tokens share a chunk.
+            self._reach()
+        if f"{_TOKENS - 1} x".encode() in text and b"[DONE]" in text:
+            return "complete before the kill"
+        return "error event" if is_told(text) else "silent end"
 
     def _reach(self) -> None:
         self._reached += 1
