@@ -63,8 +63,10 @@ async def test_file_larger_than_the_room_is_decoded_alone():
 
 async def test_request_that_leaves_or_fails_gives_its_place_up():
     audio = DecodedAudio(max_bytes=SECOND)
-    first, second = Holding(audio, wav(1.0)), Holding(audio, wav(1.0))
+    first = Holding(audio, wav(1.0))
     await until(lambda: first.samples > 0)
+    second = Holding(audio, wav(1.0))
+    await turns(50)
     second.task.cancel()
     await asyncio.wait((second.task,))
     with pytest.raises(InvalidRequestError):
