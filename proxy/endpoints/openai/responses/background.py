@@ -66,8 +66,8 @@ async def start_background(
     """
     turn = call.body
     request.check_keep_alive(call.requests[0].keep_alive)
-    request.grant.limits.require_room()
     await _require_backend(request, dialect, call)
+    request.grant.limits.require_room()
     assert isinstance(turn.store, KeptResponses)  # noqa: S101 - `check_background` was passed
     running = request.running.add(turn.client, turn.id, streams=call.stream)
     try:
