@@ -57,7 +57,7 @@ def to_offer(body: PromptFields, referenced: frozenset[str] = frozenset()) -> Of
             offered.append((at, translated))
     tools, places = tuple(tool for _, tool in offered), tuple(at for at, _ in offered)
     if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidRequestError("tools: Tool names must be unique.", param="tools")
+        raise InvalidRequestError("Tool names must be unique.", param="tools")
     return Offer(tools, places, tuple(ignored))
 
 
