@@ -13,6 +13,17 @@ MAPS = ("properties", "patternProperties")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 SINGLES = ("items", "additionalItems", "additionalProperties")
 
+KEYWORDS_OF: Mapping[str, tuple[str, ...]] = {
+    "object": (
+        *("properties", "required", "additionalProperties"),
+        *("patternProperties", "minProperties", "maxProperties"),
+    ),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("pattern", "format", "minLength", "maxLength"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+}
+"""The keywords of a type, which imply it where `type` is absent."""
+
 
 def all_schemas(schema: Node) -> Iterator[dict[str, Any]]:
     """Yield `schema` and every schema in it, but `true` and `false`; no value is trusted."""

@@ -13,7 +13,15 @@ their own: an answer that goes on is ended by its limit of tokens, and says so.
 from typing import Any
 
 from adapters.errors import InvalidRequestError
-from adapters.json_schema.keywords import DEFINITIONS, LISTS, MAPS, SINGLES, Node, is_number
+from adapters.json_schema.keywords import (
+    DEFINITIONS,
+    KEYWORDS_OF,
+    LISTS,
+    MAPS,
+    SINGLES,
+    Node,
+    is_number,
+)
 from adapters.json_schema.references import ROOT, resolve
 
 _MAX_NODES = 20_000
@@ -22,15 +30,6 @@ _NUMBER = 1e15
 _DECIMALS = 1e-9
 _SMALLEST_RANGE = 1e-6
 """Smaller ranges may contain no number with nine decimals."""
-
-_OBJECT = ("properties", "required", "additionalProperties", "patternProperties")
-_KINDS = {
-    "object": (*_OBJECT, "minProperties", "maxProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
-    "string": ("pattern", "format", "minLength", "maxLength"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-}
-"""The type that a keyword implies if `type` is absent."""
 
 _Schema = dict[str, Any]
 
@@ -226,20 +225,20 @@ class _Bounding:
 
 def _is_merged(schema: _Schema) -> bool:
     """True if more than one schema applies to the same instance."""
-    own = "type" in schema or any(_implies(schema, kind) for kind in _KINDS)
+    own = "type" in schema or any(_implies(schema, kind) for kind in KEYWORDS_OF)
     others = [keyword for keyword in ("$ref", "anyOf", "oneOf") if keyword in schema]
     return "allOf" in schema or len(others) > 1 or (own and bool(others))
 
 
 def _implies(schema: _Schema, kind: str) -> bool:
-    return any(keyword in schema for keyword in _KINDS[kind])
+    return any(keyword in schema for keyword in KEYWORDS_OF[kind])
 
 
 def _with_type(schema: _Schema) -> _Schema:
     """Add a missing `type`: the types that the keywords imply, or all types."""
     if "type" in schema:
         return schema
-    kinds = [kind for kind in _KINDS if _implies(schema, kind)]
+    kinds = [kind for kind in KEYWORDS_OF if _implies(schema, kind)]
     return {**schema, "type": kinds or ["null", "boolean", "number", "string", "array", "object"]}
 
 

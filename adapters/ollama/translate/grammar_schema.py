@@ -16,7 +16,7 @@ from typing import Any, cast
 from msgspec import Struct
 
 from adapters.json_schema.fault import Fault
-from adapters.json_schema.keywords import DEFINITIONS, IS_OF
+from adapters.json_schema.keywords import DEFINITIONS, IS_OF, KEYWORDS_OF
 from adapters.json_schema.reading import read_schema
 from adapters.json_schema.references import resolve
 from adapters.ollama.translate.format_patterns import PATTERNS
@@ -26,7 +26,6 @@ from adapters.ollama.translate.grammar_pattern import (
     to_grammar_pattern,
 )
 from adapters.ollama.translate.schema_types import (
-    KEYWORDS_OF,
     common_types,
     exclude_each_other,
     listed,

@@ -178,9 +178,17 @@ def to_grammar(request: GenerationRequest) -> GrammarSchema | None:
         InvalidRequestError: no answer fits the schema.
         UnsupportedParameterError: a strict schema, or this kind of format, cannot be enforced.
     """
-    if not _calls_by_grammar(request) and isinstance(request.response_format, JSONObject | None):
-        return None
-    return _to_grammar(_Demand(request))
+    return _to_grammar(_Demand(request)) if _has_grammar(request) else None
+
+
+def has_large_schema(request: GenerationRequest) -> bool:
+    """True where `to_grammar` takes long enough to be called in a thread."""
+    return _has_grammar(request) and _Demand(request).size > _LARGE_SCHEMA
+
+
+def _has_grammar(request: GenerationRequest) -> bool:
+    is_free = isinstance(request.response_format, JSONObject | None)
+    return _calls_by_grammar(request) or not is_free
 
 
 def _calls_by_grammar(request: GenerationRequest) -> bool:
@@ -193,9 +201,15 @@ class _Demand:
     def __init__(self, request: GenerationRequest) -> None:
         self.request = replace(request, prompt=() if isinstance(request.prompt, tuple) else "")
         """Without the text and images that the cache has no use for."""
-        self._key = msgspec.json.encode(
-            (self.request.prompt, request.tools, request.tool_choice, request.response_format)
-        )
+        called = request.tools if _calls_by_grammar(request) else ()
+        tools = [(tool.name, tool.parameters, tool.strict, tool.input_format) for tool in called]
+        parts = (self.request.prompt, tools, request.tool_choice, request.response_format)
+        self._key = msgspec.json.encode(parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its schemas, and little else."""
+        return len(self._key)
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -215,16 +229,6 @@ def _to_grammar(demand: _Demand) -> GrammarSchema:
     if not is_forced(request):
         branches.append(_answer_schema(request.response_format, rewriter))
     return rewriter.result(branches[0] if len(branches) == 1 else {"anyOf": branches})
-
-
-def has_large_schema(request: GenerationRequest) -> bool:
-    """True where `to_grammar` takes long enough to be called in a thread."""
-    schemas: list[Any] = []
-    if isinstance(request.response_format, JSONSchema):
-        schemas.append(request.response_format.schema)
-    if _calls_by_grammar(request):
-        schemas += [tool.parameters for tool in request.tools]
-    return sum(len(msgspec.json.encode(schema)) for schema in schemas) > _LARGE_SCHEMA
 
 
 def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> dict[str, Any]:

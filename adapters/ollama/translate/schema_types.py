@@ -1,22 +1,10 @@
 """Which values a part of a schema allows, as far as its types, constants and properties say."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
-from adapters.json_schema.keywords import IS_OF
+from adapters.json_schema.keywords import IS_OF, KEYWORDS_OF
 
 Part = dict[str, Any]
-
-KEYWORDS_OF: Mapping[str, tuple[str, ...]] = {
-    "object": (
-        *("properties", "required", "additionalProperties"),
-        *("patternProperties", "minProperties", "maxProperties"),
-    ),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
-    "string": ("pattern", "format", "minLength", "maxLength"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-}
-"""The keywords of a type, which imply it where `type` is absent."""
 
 
 def types_of(part: Part) -> list[str]:
