@@ -36,15 +36,20 @@ def with_described_tools(
 ) -> tuple[Message, ...]:
     """Describe `tools`, and how to call them, in the first message of the user.
 
-    It is the first so that later turns share a prefix; a system message would replace that of the
-    model. Without a message of the user the words are one, after the system messages.
+    It is the first so that later turns share a prefix; a system message of their own would replace
+    that of the model. Without a message of the user the words are one, after the system messages.
     `write`: writes a call of a name with JSON arguments; `is_json`: what it writes is an object.
-    `forced`: a grammar holds the answer to a call.
+    `forced`: a grammar holds the answer to a call; the words then stand before a system message
+    that the chat has. Small models copy what is near the end: with the description of `apply_patch`
+    behind the client's instructions SmolLM2-135M repeated words of its grammar in three answers of
+    four, before them in one of four, and a right patch had a mean log probability of -2.0 instead
+    of -2.5. The decision to call, which is still open where nothing is forced, needs them near.
     """
     how = _FORCED if forced else _example_of_a_call(tools[0], write, is_json)
     functions = "\n".join(_as_json(tool) for tool in tools)
     words = TextPart(f"These functions can be called:\n{functions}\n{how}")
-    first = next((at for at, m in enumerate(messages) if m.role == "user"), None)
+    before = ("system", "user") if forced else ("user",)
+    first = next((at for at, m in enumerate(messages) if m.role in before), None)
     if first is None:
         begin = next((at for at, m in enumerate(messages) if m.role != "system"), len(messages))
         return (*messages[:begin], Message(role="user", content=(words,)), *messages[begin:])
