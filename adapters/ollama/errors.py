@@ -241,7 +241,8 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (
         r"no files provided to convert|only one adapter is currently supported"
         r"|supplied file was not in GGUF format|neither 'from' or 'files' was specified"
-        r"|file path must be relative|invalid digest format|unsupported quantization type",
+        r"|file path must be relative|invalid digest format"
+        r"|unsupported quantization type(?: \w+ - supported types are [\w, ]+)?",
         _as(InvalidRequestError, "Ollama cannot make this model: {}."),
     ),
     (
@@ -250,7 +251,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         _as(InsufficientMemoryError, "The model does not fit into Ollama's memory: {}."),
     ),
     (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, _NO_MODEL, "model")),
-    (r"invalid model name", _as(ModelNotFoundError, "Ollama: {}.", "model")),
+    (r"invalid model name", _as(InvalidRequestError, "Ollama: {}.", "model")),
     # Not public, or not for this version of Ollama.
     (
         r"pull model manifest: (40[13]|412|realm host)",

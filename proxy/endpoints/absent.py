@@ -58,10 +58,12 @@ _APIS = (
         "Ollama",
         "/api/",
         {
+            "experimental": "experiments",
             "me": "accounts of ollama.com",
             "push": "uploads of models to a registry",
             "signin": "accounts of ollama.com",
             "signout": "accounts of ollama.com",
+            "status": "models of ollama.com",
             "user": "accounts of ollama.com",
             "web_fetch": "search of the web",
             "web_search": "search of the web",

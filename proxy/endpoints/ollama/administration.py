@@ -11,6 +11,7 @@ import msgspec
 from litestar import delete, get, post
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from adapters.backend import ModelBuilder, Progress
@@ -39,6 +40,18 @@ _LISTING_SECONDS = 5.0
 _FILE_TYPES = API_TYPES | {"application/octet-stream"}
 """Ollama's own client uploads files as JSON."""
 _SUCCESS = "success"
+
+
+class _Empty(ASGIResponse):
+    """A response without a body, and so without its type."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status_code = status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class PullRequest(Struct, kw_only=True):
@@ -133,7 +146,7 @@ async def delete_model(request: ServerRequest) -> ASGIResponse:
         request.record.attempt(route.backend_name, route.name)
         await request.finish(route.backend.delete(route.name))
         await request.registry.backends[route.backend_name].refresh(_LISTING_SECONDS)
-    return ASGIResponse()
+    return _Empty()
 
 
 def _called(name: str, routes: list[Route], registry: Registry) -> list[Route]:
@@ -174,7 +187,7 @@ async def copy_model(request: ServerRequest) -> ASGIResponse:
             request.record.attempt(deployment.backend, deployment.name)
             await request.finish(listed.backend.copy(deployment.name, body.destination))
             await listed.refresh(_LISTING_SECONDS)
-            return ASGIResponse()
+            return _Empty()
     raise InvalidRequestError(
         f"'{body.source}' is not a model of Ollama, and only those can be copied. An alias in "
         "config.yaml gives any model a second name.",
@@ -230,7 +243,7 @@ async def check_blob(digest: FromPath[str], request: ServerRequest) -> ASGIRespo
     _, builder = _builder(request)
     if not await request.finish(builder.has_file(_to_digest(digest))):
         raise ModelNotFoundError("There is no such file.")
-    return ASGIResponse()
+    return _Empty()
 
 
 @post(
@@ -242,9 +255,13 @@ async def check_blob(digest: FromPath[str], request: ServerRequest) -> ASGIRespo
     errors=OLLAMA_ERRORS,
 )
 async def upload_blob(digest: FromPath[str], request: ServerRequest) -> ASGIResponse:
+    """Upload a file; one that Ollama has already is not uploaded again, and the status is 200."""
     _, builder = _builder(request)
-    await request.finish(builder.upload(_to_digest(digest), _pieces(request)))
-    return ASGIResponse(status_code=201)
+    wanted = _to_digest(digest)
+    if await request.finish(builder.has_file(wanted)):
+        return _Empty()
+    await request.finish(builder.upload(wanted, _pieces(request)))
+    return _Empty(201)
 
 
 async def _pieces(request: ServerRequest) -> AsyncIterator[bytes]:

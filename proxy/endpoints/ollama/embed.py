@@ -20,7 +20,6 @@ from proxy.endpoints.generation_fields import Options
 from proxy.endpoints.model_loading import load
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.server_request import ServerRequest
-from proxy.endpoints.wire_types import TokenCount
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
@@ -35,9 +34,6 @@ _TOO_LONG = {
 
 class EmbedFields(Struct, kw_only=True):
     model: str
-    truncate: bool | None = None
-    """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
-    refused."""
     options: Options | None = None
     """Without effect but for `num_ctx`: they are those of text generation."""
     keep_alive: KeepAlive | None = None
@@ -49,11 +45,15 @@ class EmbedRequest(EmbedFields, kw_only=True):
 
     input: str | Annotated[list[str], Meta(max_length=_MOST_INPUTS)] | None = None
     """Without text the model is loaded."""
-    dimensions: TokenCount | None = None
+    truncate: bool | None = None
+    """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
+    refused."""
+    dimensions: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """A value of 0 stands for all."""
 
 
 class OldEmbedRequest(EmbedFields, kw_only=True):
-    """The body of `/api/embeddings`."""
+    """The body of `/api/embeddings`, which never cuts a text, as in Ollama."""
 
     prompt: str | None = None
 
@@ -90,7 +90,7 @@ async def create_embed(request: ServerRequest) -> ASGIResponse:
     body = await request.read(EmbedRequest)
     # A text that is empty by itself is nothing to embed; in a list it has a vector.
     inputs = tuple(filter(None, [body.input])) if isinstance(body.input, str) else body.input or ()
-    embeddings = await _embed(request, body, inputs, body.dimensions)
+    embeddings = await _embed(request, body, inputs, body.truncate is not False, body.dimensions)
     answer = EmbedAnswer(model=body.model, embeddings=embeddings.vectors)
     if embeddings.vectors:
         answer.total_duration = round((time.perf_counter() - began_at) * 1e9)
@@ -104,12 +104,16 @@ async def create_embed(request: ServerRequest) -> ASGIResponse:
 async def create_old_embedding(request: ServerRequest) -> ASGIResponse:
     request.record.operation = "embeddings"
     body = await request.read(OldEmbedRequest)
-    embeddings = await _embed(request, body, tuple(filter(None, [body.prompt])), None)
+    embeddings = await _embed(request, body, tuple(filter(None, [body.prompt])), truncate=False)
     return JSONResponse(OldEmbedAnswer(embeddings.vectors[0] if embeddings.vectors else ()))
 
 
 async def _embed(
-    request: ServerRequest, body: EmbedFields, inputs: Sequence[str], dimensions: int | None
+    request: ServerRequest,
+    body: EmbedFields,
+    inputs: Sequence[str],
+    truncate: bool,
+    dimensions: int | None = None,
 ) -> Embeddings:
     """Embed `inputs`; without text, load the model and return nothing, as Ollama does."""
     options = body.options.set() if body.options is not None else {}
@@ -125,9 +129,9 @@ async def _embed(
     routed = EmbeddingRequest(
         model=model,
         inputs=tuple(inputs),
-        dimensions=dimensions,
+        dimensions=dimensions or None,
         keep_alive=keep_alive,
-        truncate=body.truncate is not False,
+        truncate=truncate,
         num_ctx=num_ctx,
     )
     try:

@@ -9,6 +9,7 @@ from proxy.endpoints.generate import Call
 from proxy.endpoints.ollama.answer import OllamaAnswer, OllamaError, to_error
 from proxy.endpoints.ollama.chat.request import (
     OllamaChatRequest,
+    messages_left_out,
     to_generation_request,
     to_param,
 )
@@ -30,7 +31,7 @@ class OllamaChatDialect:
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[OllamaChatRequest]:
         body = request.decode(raw, OllamaChatRequest)
-        request.record.unknown += ignored_cuts(body)
+        request.record.unknown += (*ignored_cuts(body), *messages_left_out(body))
         return Call(
             body=body,
             requests=(to_generation_request(body),),

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from adapters import request as contract
+from adapters.errors import InvalidRequestError
 from adapters.request import GenerationRequest
 from proxy.endpoints.generation_fields import settle, to_request
 from proxy.endpoints.ollama.fields import (
@@ -27,6 +28,14 @@ from proxy.endpoints.ollama.fields import (
 )
 from proxy.images import image_at, path_of_image
 
+_ROLES: dict[str, contract.Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
 
 class CalledFunction(Struct):
     name: str
@@ -41,7 +50,9 @@ class Call(Struct):
 
 
 class ChatMessage(Struct):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: str | None = None
+    """One of `_ROLES`, in letters of any case. Without one, a message is in no prompt: most
+    templates of Ollama leave it out, and clients send it."""
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
@@ -78,9 +89,10 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
         InvalidRequestError: fields conflict, or an option is invalid.
     """
     check_logprobs(body)
+    _check_roles(body)
     settled = settle(generation_fields(body))
     return replace(
-        to_request(settled, to_messages(body.messages or []), to_num_predict(settled)),
+        to_request(settled, to_messages(_spoken(body)), to_num_predict(settled)),
         tools=tuple(_tool(tool.function) for tool in body.tools or []),
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
@@ -93,10 +105,38 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
 
 def _is_begun(body: OllamaChatRequest) -> bool:
     """True if the last message begins the answer: most templates of Ollama continue it."""
-    if not body.messages or body.tools or body.format:
+    spoken = _spoken(body)
+    if not spoken or body.tools or body.format:
         return False
-    last = body.messages[-1]
-    return last.role == "assistant" and bool(last.content) and not last.tool_calls
+    last = spoken[-1]
+    return _role(last) == "assistant" and bool(last.content) and not last.tool_calls
+
+
+def messages_left_out(body: OllamaChatRequest) -> tuple[str, ...]:
+    """Name the messages without a role."""
+    return tuple(f"messages[{at}]" for at, m in enumerate(body.messages or []) if not m.role)
+
+
+def _check_roles(body: OllamaChatRequest) -> None:
+    for at, message in enumerate(body.messages or []):
+        if message.role and message.role.lower() not in _ROLES:
+            roles = ", ".join(f"'{role}'" for role in _ROLES)
+            raise InvalidRequestError(
+                f"'messages[{at}].role' must be one of {roles}.", param=f"messages[{at}].role"
+            )
+    if body.messages and not _spoken(body):
+        raise InvalidRequestError(
+            "'messages[0].role' is missing, and no other message has one.",
+            param="messages[0].role",
+        )
+
+
+def _spoken(body: OllamaChatRequest) -> list[ChatMessage]:
+    return [message for message in body.messages or [] if message.role]
+
+
+def _role(message: ChatMessage) -> contract.Role:
+    return _ROLES[(message.role or "").lower()]
 
 
 def to_param(feature: str | None, body: OllamaChatRequest) -> str | None:
@@ -110,9 +150,10 @@ def to_param(feature: str | None, body: OllamaChatRequest) -> str | None:
 
 def image_paths(body: OllamaChatRequest) -> dict[str, str]:
     """Map each image's path in the contract, which is behind the text, to the client's path."""
+    sent = [(at, message) for at, message in enumerate(body.messages or []) if message.role]
     return {
-        image_at(at, bool(message.content) + place): f"messages[{at}].images[{place}]"
-        for at, message in enumerate(body.messages or [])
+        image_at(spoken, bool(message.content) + place): f"messages[{at}].images[{place}]"
+        for spoken, (at, message) in enumerate(sent)
         for place, _ in enumerate(message.images or [])
     }
 
@@ -129,11 +170,11 @@ def to_messages(messages: list[ChatMessage]) -> tuple[contract.Message, ...]:
 def _message(message: ChatMessage, ids: "_CallIds") -> contract.Message:
     text = [contract.TextPart(message.content)] if message.content else []
     return contract.Message(
-        role="system" if message.role == "developer" else message.role,
+        role=_role(message),
         content=(*text, *map(to_image, message.images or [])),
         reasoning=message.thinking or None,
         tool_calls=tuple(ids.of_call(call) for call in message.tool_calls or []),
-        tool_call_id=ids.of_result(message) if message.role == "tool" else None,
+        tool_call_id=ids.of_result(message) if _role(message) == "tool" else None,
         name=message.tool_name,
     )
 

@@ -225,6 +225,8 @@ async def test_failure_before_the_answer_has_its_status(streamed: bool):
         ({"keep_alive": "soon"}, "keep_alive"),
         ({"options": {"temperature": "hot"}}, "options.temperature"),
         ({"messages": [{"role": "clown", "content": ""}]}, "messages[0].role"),
+        ({"messages": [*HI, {"role": "control", "content": ""}]}, "messages[1].role"),
+        ({"messages": [{"role": "", "content": "Hi"}]}, "messages[0].role"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: str):
@@ -413,6 +415,42 @@ async def test_prompt_beside_messages_is_an_unknown_field_of_a_chat(prompt: str 
         response = await client.post(URL, json=body)
     assert response.headers["x-tandem-ignored"] == "prompt"
     assert backend.requests[0].prompt == (Message(role="user", content=(TextPart("Hi"),)),)
+
+
+@pytest.mark.parametrize("silent", [{"role": ""}, {"role": None}, {"content": "No"}])
+async def test_message_without_a_role_is_in_no_prompt(silent: Any):
+    """Most templates of Ollama leave it out. Mods sends its answers back like that."""
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        response = await client.post(URL, json={"model": "m", "messages": [*HI, silent, *HI]})
+    assert response.status_code == 200
+    assert response.headers["x-tandem-ignored"] == "messages[1]"
+    said = Message(role="user", content=(TextPart("Hi"),))
+    assert backend.requests[0].prompt == (said, said)
+
+
+async def test_image_behind_a_message_without_a_role_is_named_where_the_client_has_it():
+    pictured = {"role": "user", "content": "Hi", "images": [PICTURE]}
+    backend = ScriptedBackend(honours=EVERYTHING - {"images"})
+    async with http_client(backend) as client:
+        messages = [{"role": ""}, pictured]
+        response = await client.post(URL, json={"model": "m", "messages": messages})
+    assert "'messages[1].images[0]'" in response.json()["error"]
+
+
+async def test_roles_have_letters_of_any_case():
+    backend = ScriptedBackend()
+    spoken = [("System", "a"), ("USER", "b"), ("Assistant", "c")]
+    messages = [{"role": role, "content": text} for role, text in spoken]
+    async with http_client(backend) as client:
+        assert (await client.post(URL, json={"model": "m", "messages": messages})).is_success
+    asked = backend.requests[0]
+    assert asked.prompt == (
+        Message(role="system", content=(TextPart("a"),)),
+        Message(role="user", content=(TextPart("b"),)),
+        Message(role="assistant", content=(TextPart("c"),)),
+    )
+    assert asked.continue_final_message
 
 
 async def test_developers_message_is_one_of_the_system():

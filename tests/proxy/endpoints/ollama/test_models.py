@@ -170,6 +170,14 @@ async def test_inputs_are_embedded_in_their_order():
     assert [r.inputs for r in backend.embedded] == [("a", "b"), ("a",)]
 
 
+async def test_dimensions_of_0_are_all():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        body = {"model": "m", "input": "a", "dimensions": 0}
+        assert (await client.post("/api/embed", json=body)).status_code == 200
+    assert backend.embedded[0].dimensions is None
+
+
 @pytest.mark.parametrize(("sent", "cuts"), [({}, True), ({"truncate": False}, False)])
 async def test_inputs_are_cut_unless_the_client_forbids_it(sent: dict[str, bool], cuts: bool):
     backend = ScriptedBackend()
@@ -197,6 +205,15 @@ async def test_input_that_is_too_long_is_refused_in_ollamas_words_as_well(
         response = await client.post("/api/embed", json=body)
     assert response.status_code == 400
     assert response.json() == {"error": f"It has 8 tokens. ({words})"}
+
+
+async def test_old_embedding_never_cuts_its_text():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        body = {"model": "m", "prompt": "a", "truncate": True}
+        response = await client.post("/api/embeddings", json=body)
+    assert response.headers["x-tandem-ignored"] == "truncate"
+    assert backend.embedded[0].truncate is False
 
 
 @pytest.mark.parametrize("nothing", ["", [], None])
@@ -284,8 +301,11 @@ async def test_file_is_uploaded_once_and_found():
     async with http_client(builder) as client:
         url = f"/api/blobs/{DIGEST}"
         assert (await client.head(url)).status_code == 404
-        assert (await client.post(url, content=b"weights")).status_code == 201
+        made = await client.post(url, content=b"weights")
+        assert (made.status_code, made.content) == (201, b"")
+        assert "content-type" not in made.headers
         assert (await client.head(url)).status_code == 200
+        assert (await client.post(url, content=b"weights")).status_code == 200
     assert builder.files == {DIGEST: b"weights"}
 
 
