@@ -39,14 +39,15 @@ _ROLES: dict[str, contract.Role] = {
 
 class CalledFunction(Struct):
     name: str
-    arguments: JSON = {}
+    arguments: JSON | None = None
     index: int | None = None
 
 
 class Call(Struct):
     function: CalledFunction
     id: str | None = None
-    type: Literal["function"] | None = None
+    type: str | None = None
+    """Of OpenAI, as clients copy it; Ollama does not read it."""
 
 
 class ChatMessage(Struct):
@@ -70,7 +71,7 @@ class Function(Struct):
 
 class Tool(Struct):
     function: Function
-    type: Literal["function"] | None = None
+    type: Literal["function", ""] | None = None
 
 
 class OllamaChatRequest(OllamaFields, kw_only=True):
@@ -191,7 +192,7 @@ class _CallIds:
         translated = contract.ToolCall(
             call.id or f"call_{self._count}",
             function.name,
-            msgspec.json.encode(function.arguments).decode(),
+            msgspec.json.encode(function.arguments or {}).decode(),
         )
         self._count += 1
         self._open.append(translated)

@@ -379,7 +379,7 @@ async def test_last_message_of_the_assistant_is_continued(
 
 async def test_history_is_joined_by_ids_where_the_client_sent_none():
     call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
-    clock = {"id": "mine", "function": {"name": "clock"}}
+    clock = {"id": "mine", "type": "", "function": {"name": "clock", "arguments": None}}
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Look", "images": []},
