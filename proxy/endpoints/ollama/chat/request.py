@@ -47,7 +47,7 @@ class Call(Struct):
     function: CalledFunction
     id: str | None = None
     type: str | None = None
-    """Of OpenAI, as clients copy it; Ollama does not read it."""
+    """OpenAI has it, and clients copy it; Ollama does not read it."""
 
 
 class ChatMessage(Struct):
