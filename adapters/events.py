@@ -107,9 +107,11 @@ class ToolCallDelta(Struct, frozen=True):
 class Timings(Struct, frozen=True, kw_only=True):
     """Durations of the phases of an answer as reported by the engine, in nanoseconds."""
 
-    load: int
+    load: int | None
+    """`None` if the engine does not know it: it lasted until `Started`."""
     prompt: int
     answer: int
+    """From the first token to the last, also where their text is held back to be checked."""
 
 
 class Finished(Struct, frozen=True):

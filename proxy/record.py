@@ -138,7 +138,26 @@ class Attempt(Struct, eq=False):
         """Tokens per second of all choices together; see `to_speed`."""
         if self.first_at is None or self.ended_at is None or not self.is_timed:
             return None
-        return to_speed(self.completion_tokens, self.ended_at - self.first_at)
+        seconds = max(self.ended_at - self.first_at, self.decode_s)
+        return to_speed(self.completion_tokens, seconds)
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds from the first token to the last of the longest choice, by the engine's clock.
+
+        The pieces of a call, or of an answer that is checked first, come at once after them. 0 if
+        the engine reports none.
+        """
+        timings = [end.timings for end in self.finished.values() if end.timings is not None]
+        return max([timing.answer / 1e9 for timing in timings], default=0.0)
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds until the first token, also where its text came later."""
+        first = self.began_at if self.first_at is None else self.first_at
+        if self.ended_at is not None:
+            first = min(first, self.ended_at - self.decode_s)
+        return max(first - self.began_at, 0.0)
 
 
 class Summary(Struct, frozen=True, kw_only=True):
@@ -354,7 +373,8 @@ class Record(Struct, eq=False, weakref=True, dict=True):
         if first is None or not all(attempt.is_timed for attempt in self._completed):
             return None
         tokens = sum([attempt.completion_tokens for attempt in self._completed])
-        return to_speed(tokens, self.total_s - first)
+        decode = max([attempt.decode_s for attempt in self._completed])
+        return to_speed(tokens, max(self.total_s - first, decode))
 
     @property
     def usage(self) -> Usage | None:
@@ -379,13 +399,17 @@ class Record(Struct, eq=False, weakref=True, dict=True):
 
         Load and prompt are not distinguished for an engine that is silent until its first token.
         """
-        if finished.timings is not None:
-            return finished.timings
+        own = finished.timings
+        if own is not None and own.load is not None:
+            return own
         ready = self.attempts[-1].ready_at if self.attempts else None
         until_ready = self.total_s if ready is None else ready - self.arrived_at
+        load = round(until_ready * 1e9)
+        if own is not None:
+            return replace(own, load=load)
         until_first = self.total_s if self.first_token_s is None else self.first_token_s
         return Timings(
-            load=round(until_ready * 1e9),
+            load=load,
             prompt=round((until_first - until_ready) * 1e9),
             answer=round((self.total_s - until_first) * 1e9),
         )

@@ -148,14 +148,13 @@ class Measurements:
 def to_measurement(attempt: Attempt, memory: int | None) -> Measurement:
     """Measure an attempt that is complete; `memory` are the bytes that its model takes."""
     ends = list(attempt.finished.values())
-    first_at = attempt.first_at or attempt.began_at
     return Measurement(
         backend=attempt.backend,
         name=attempt.model,
         prompt_tokens=ends[0].usage.prompt_tokens,
         completion_tokens=attempt.completion_tokens,
         crowd=attempt.concurrency,
-        ttft=first_at - attempt.began_at,
+        ttft=attempt.ttft_s,
         cold=attempt.cold,
         tokens_per_second=attempt.tokens_per_second,
         memory=memory,

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
+from time import perf_counter_ns
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from adapters.events import (
     ReasoningDelta,
     Started,
     TextDelta,
+    Timings,
     TokenLogprob,
     ToolCallDelta,
     ToolCallStarted,
@@ -208,6 +210,8 @@ class Answer:
         self._reasoning = None if reading.reasoning is None else 0
         self._calls = 0
         self._complete = 0
+        self._begun_at = self._first_at = 0
+        """Times of the start and of the first token, in nanoseconds."""
         self.finished = False
 
     @property
@@ -228,6 +232,7 @@ class Answer:
     def begin(self) -> None:
         """Write the prompt, where it is the beginning of the answer and nothing else is reported
         of it."""
+        self._begun_at = perf_counter_ns()
         if self._echo and not self._sequence.reports_prompt:
             self._write(TextDelta(self._echo, choice=self._choice))
 
@@ -244,6 +249,8 @@ class Answer:
     def add(self, sampled: Sampled) -> None:
         """Write the events of one token, the last of them `Finished` where it ends the answer."""
         self._count += 1
+        if not self._first_at:
+            self._first_at = perf_counter_ns()
         if not self._plain or sampled.finish is not None:
             self._add(sampled)
         elif text := self._text.add(sampled.token):
@@ -340,4 +347,9 @@ class Answer:
         )
         cut = matched is None and finish == "length"
         reason: FinishReason = "length" if cut else "tool_calls" if self._complete else "stop"
-        self._write(Finished(reason, usage, matched, self._choice))
+        self._write(Finished(reason, usage, matched, self._choice, self._timings()))
+
+    def _timings(self) -> Timings:
+        now = perf_counter_ns()
+        first = self._first_at or now
+        return Timings(load=None, prompt=first - self._begun_at, answer=now - first)

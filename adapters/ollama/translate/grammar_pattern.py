@@ -130,9 +130,9 @@ def _item(item: Any, open_start: bool, open_end: bool) -> str:
         case "LITERAL":
             return _character(value)
         case "NOT_LITERAL":
-            return _class(_complement([(value, value)]), escapes=False)
+            return _class(_complement([(value, value)]))
         case "ANY":
-            return _class(_complement([(0x0A, 0x0A), (0x0D, 0x0D)]), escapes=False)
+            return _class(_complement([(0x0A, 0x0A), (0x0D, 0x0D)]))
         case "IN":
             return _in(value)
         case "BRANCH":
@@ -177,7 +177,7 @@ def _in(items: Iterable[Any]) -> str:
                 ranges += _category(str(value))
             case _:
                 raise UnreadablePatternError(str(op))
-    return _class(_complement(ranges) if negated else ranges, escapes=not negated)
+    return _class(_complement(ranges) if negated else ranges)
 
 
 def _category(name: str) -> _Ranges:
@@ -200,16 +200,15 @@ def _character(code: int) -> str:
     character = chr(code)
     if character.isascii() and character.isalnum():
         return character
-    return _class([(code, code)], escapes=True)
+    return _class([(code, code)])
 
 
-def _class(ranges: _Ranges, *, escapes: bool) -> str:
-    """Return the class of `ranges`; `escapes`: with those characters that JSON writes escaped."""
+def _class(ranges: _Ranges) -> str:
+    """Return the class of `ranges`, with those characters that JSON writes escaped."""
     allowed = _complement([*_UNWRITTEN, *_complement(ranges)])
     parts = [f"[{''.join(_span(low, high) for low, high in allowed)}]"] if allowed else []
-    if escapes:
-        written = (code for code in _ESCAPES if any(low <= code <= high for low, high in ranges))
-        parts += [f"[{_hex(0x5C)}][{_hex(ord(_ESCAPES[code]))}]" for code in written]
+    written = (code for code in _ESCAPES if any(low <= code <= high for low, high in ranges))
+    parts += [f"[{_hex(0x5C)}][{_hex(ord(_ESCAPES[code]))}]" for code in written]
     if not parts:
         raise UnreadablePatternError("an empty class")
     return parts[0] if len(parts) == 1 and allowed else f"({'|'.join(parts)})"
@@ -223,4 +222,4 @@ def _hex(code: int) -> str:
     return f"\\x{code:02X}" if code < 0x100 else f"\\U{code:08X}"
 
 
-_FREE = _class([(0, _TOP)], escapes=False) + "*"
+_FREE = _class([(0, _TOP)]) + "*"

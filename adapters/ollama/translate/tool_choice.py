@@ -7,6 +7,7 @@ Exactly one call is forced: small models do not find the end of a list.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -94,14 +95,19 @@ def _with_pattern(parameters: dict[str, Any], form: Regex | Lark | None) -> dict
     return parameters | {"properties": {"input": text}}
 
 
+@lru_cache(maxsize=16)
 def pattern_of(form: Regex | Lark | None) -> str | None:
     """Return the `pattern` of a schema that holds a text to `form`; `None` where there is none."""
-    if not isinstance(form, Regex):
+    # Lark is slow to import.
+    from adapters.ollama.translate.lark_pattern import NoExpressionError, to_expression
+
+    if form is None:
         return None
-    pattern = f"^(?:{form.pattern})$"
     try:
+        expression = to_expression(form.grammar) if isinstance(form, Lark) else form.pattern
+        pattern = f"^(?:{expression})$"
         to_grammar_pattern(pattern)
-    except UnreadablePatternError:
+    except (NoExpressionError, UnreadablePatternError):
         return None
     return pattern
 

@@ -8,7 +8,15 @@ from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend, chat, htt
 
 from adapters.backend import Model
 from adapters.errors import GenerationError
-from adapters.events import Finished, ReasoningDelta, Restarted, Started, TextDelta, Usage
+from adapters.events import (
+    Finished,
+    ReasoningDelta,
+    Restarted,
+    Started,
+    TextDelta,
+    Timings,
+    Usage,
+)
 from proxy.config import Config, ModelConfig
 from proxy.models.registry import Deployment
 from proxy.record import Attempt
@@ -118,6 +126,18 @@ def test_first_piece_ends_the_wait(event: Any):
     assert attempt.first_at is None
     attempt.note(event)
     assert attempt.first_at is not None
+
+
+def test_speed_of_an_answer_that_comes_at_once_is_that_of_its_tokens():
+    """A checked answer, or a call that is read as a whole."""
+    times = iter([0.0, 0.5, 3.0, 3.0])
+    attempt = Attempt("ollama", "m", clock=lambda: next(times))
+    usage = Usage(prompt_tokens=7, completion_tokens=21)
+    timings = Timings(load=0, prompt=10**9, answer=2 * 10**9)
+    for event in (Started(), TextDelta("{}"), Finished("stop", usage, timings=timings)):
+        attempt.note(event)
+    found = to_measurement(attempt, None)
+    assert (found.ttft, found.tokens_per_second) == (1.0, 10.0)
 
 
 def test_answer_without_text_has_no_speed():

@@ -168,8 +168,20 @@ A_AND_B = TokenIds(tuple(ord(letter) - ord("!") for letter in "AB"))
 
 
 async def test_token_ids_have_the_same_answer_as_their_text(backend: MLXBackend) -> None:
-    by_text = await answer(backend, raw("AB", max_tokens=8))
-    assert (await answer(backend, raw(A_AND_B, max_tokens=8)))[1:] == by_text[1:]
+    *by_text, end = await answer(backend, raw("AB", max_tokens=8))
+    *by_ids, other_end = await answer(backend, raw(A_AND_B, max_tokens=8))
+    assert by_ids[1:] == by_text[1:]
+    assert isinstance(end, Finished)
+    assert isinstance(other_end, Finished)
+    assert other_end.usage == end.usage
+
+
+async def test_end_has_the_times_of_the_tokens(backend: MLXBackend) -> None:
+    *_, end = await answer(backend, raw("AB", max_tokens=8))
+    assert isinstance(end, Finished)
+    assert end.timings is not None
+    assert end.timings.prompt > 0
+    assert end.timings.answer > 0
 
 
 @pytest.mark.slow

@@ -386,7 +386,12 @@ async def test_forced_call_of_a_strict_tool_that_breaks_a_bound_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("form", "tries"), [(Regex("[0-9]+"), "grammar"), (Lark("start: /[0-9]+/"), "chat")]
+    ("form", "tries"),
+    [
+        (Regex("[0-9]+"), "grammar"),
+        (Lark("start: /[0-9]+/"), "grammar"),
+        (Lark('start: %json {"type": "integer"}'), "chat"),
+    ],
 )
 async def test_free_call_with_a_text_of_another_format_is_generated_anew(
     standin: StandIn, backend: OllamaBackend, form: Regex | Lark, tries: str

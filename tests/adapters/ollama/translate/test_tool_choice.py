@@ -112,7 +112,8 @@ def test_forced_call_without_possible_arguments_is_refused(parameters: dict[str,
     [
         (Regex("yes|no"), "^(yes|no)$"),
         (Regex(r"(?i)yes"), None),
-        (Lark('start: "yes"'), None),
+        (Lark('start: "yes" | "no"'), "^(yes|no)$"),
+        (Lark('start: "(" start ")"'), None),
         (None, None),
     ],
 )
