@@ -155,4 +155,4 @@ def test_errors_are_those_of_the_sdk(client):
         client.messages.create(model="no-such-model", messages=HELLO, max_tokens=8)
     assert missing.value.body["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
-        client.messages.create(model=MODEL, messages=HELLO, max_tokens=0)
+        client.messages.create(model=MODEL, messages=HELLO, max_tokens=-1)

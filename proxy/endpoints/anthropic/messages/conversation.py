@@ -17,11 +17,24 @@ _BILLING = "x-anthropic-billing-header:"
 """Begins a block that Claude Code puts first. It differs in every request, so that no prompt would
 ever be found in a cache; it is meant for Anthropic's server, not for the model."""
 
-_ROLES: dict[type[wire.Message], contract.Role] = {
-    wire.SystemMessage: "system",
-    wire.UserMessage: "user",
-    wire.AssistantMessage: "assistant",
+_ROLES: dict[type[Struct], contract.Role] = {
+    wire.ToolUseBlock: "assistant",
+    wire.ThinkingBlock: "assistant",
+    wire.RedactedThinkingBlock: "assistant",
+    wire.ToolResultBlock: "user",
 }
+"""Blocks of one role: in a turn of the other, no chat template shows them."""
+
+
+class ToolChanges(Struct):
+    """Changes to the tools of a request that blocks of its conversation make."""
+
+    offered: dict[str, bool] = {}
+    """Name of a tool -> whether the last block that names it offers it."""
+    defined: dict[str, wire.Tool] = {}
+    """Path -> a tool that a block defines."""
+    added: dict[str, str] = {}
+    """Path -> a name that has to be that of a tool."""
 
 
 class Conversation(Struct, frozen=True):
@@ -30,8 +43,7 @@ class Conversation(Struct, frozen=True):
     """Path of each image in the contract -> the client's path."""
     ignored: tuple[str, ...]
     """Paths of the parts that the model does not see."""
-    referenced: frozenset[str]
-    """Names of the tools that `tool_reference` blocks have brought in."""
+    changes: ToolChanges
 
 
 class _Draft:
@@ -67,12 +79,18 @@ def to_conversation(body: PromptFields) -> Conversation:
 
     Raises:
         UnsupportedParameterError: a block cannot be shown to a model here; `param` is its path.
-        InvalidRequestError: no turn has any content.
+        InvalidRequestError: no turn has any content, or a block is in a turn of the wrong role.
     """
     builder = _Builder()
     builder.add_system(body.system)
+    turns = [at for at, each in enumerate(body.messages) if isinstance(each, wire.UserMessage)]
     for at, message in enumerate(body.messages):
-        builder.add(message, f"messages[{at}]")
+        if isinstance(message, wire.SystemMessage):
+            builder.add_system_message(
+                message, f"messages[{at}]", is_past=at < max(turns, default=0)
+            )
+        else:
+            builder.add(message, f"messages[{at}]")
     conversation = builder.finished()
     if all(message.role == "system" for message in conversation.messages):
         raise InvalidRequestError("'messages' has no content.", param="messages")
@@ -83,7 +101,7 @@ class _Builder:
     def __init__(self) -> None:
         self._drafts: list[_Draft] = []
         self._ignored: list[str] = []
-        self._referenced: set[str] = set()
+        self._changes = ToolChanges()
 
     def finished(self) -> Conversation:
         drafts = [draft for draft in self._drafts if not draft.is_empty]
@@ -93,7 +111,7 @@ class _Builder:
             for place, path in draft.image_paths.items()
         }
         messages = tuple(draft.finished() for draft in drafts)
-        return Conversation(messages, images, tuple(self._ignored), frozenset(self._referenced))
+        return Conversation(messages, images, tuple(self._ignored), self._changes)
 
     def add_system(self, system: str | list[wire.TextBlock] | None) -> None:
         if isinstance(system, str):
@@ -108,8 +126,34 @@ class _Builder:
             text = text.partition("\n")[2]
         self._add_text(self._turn("system"), text)
 
-    def add(self, message: wire.Message, path: str) -> None:
-        role = _ROLES[type(message)]
+    def add_system_message(self, message: wire.SystemMessage, path: str, is_past: bool) -> None:
+        """Add a message between the turns; `is_past`: a turn of the user follows."""
+        if message.content is None and message.output_config is None:
+            missing = f"{path}.content"
+            raise InvalidRequestError(f"Missing required parameter: '{missing}'.", param=missing)
+        is_shown = not (is_past and message.clear_at == "next_user_message")
+        content = message.content or []
+        blocks = [wire.TextBlock(content)] if isinstance(content, str) else content
+        for at, block in enumerate(blocks):
+            if not isinstance(block, wire.TextBlock):
+                self._change_tools(block, f"{path}.content[{at}]")
+            elif is_shown:
+                self._add_text(self._turn("system"), block.text)
+
+    def _change_tools(self, block: wire.ToolAddition | wire.ToolRemoval, path: str) -> None:
+        changes, is_addition = self._changes, isinstance(block, wire.ToolAddition)
+        match block.tool:
+            case wire.ToolDefinition(definition=tool):
+                changes.defined[f"{path}.tool.definition"] = tool
+                changes.offered[tool.name or ""] = True
+            case wire.ToolName(name=name):
+                changes.offered[name] = is_addition
+                changes.added |= {f"{path}.tool.name": name} if is_addition else {}
+            case _:
+                self._ignored.append(path)
+
+    def add(self, message: wire.UserMessage | wire.AssistantMessage, path: str) -> None:
+        role: contract.Role = "user" if isinstance(message, wire.UserMessage) else "assistant"
         if isinstance(message.content, str):
             self._add_text(self._turn(role), message.content)
         else:
@@ -127,6 +171,7 @@ class _Builder:
             draft.content.append(contract.TextPart(text))
 
     def _add_block(self, role: contract.Role, block: wire.Block, path: str) -> None:
+        _check_role(role, block, path)
         match block:
             case wire.ToolResultBlock():
                 self._add_result(block, path)
@@ -165,7 +210,7 @@ class _Builder:
     def _add_result_part(self, draft: _Draft, part: Any, path: str) -> None:
         match part:
             case wire.ToolReferenceBlock(tool_name=name):
-                self._referenced.add(name)
+                self._changes.offered[name] = True
                 self._add_text(draft, f"The tool '{name}' is available.")
             case wire.BrowserStateBlock():
                 self._add_text(draft, msgspec.json.encode(part.tabs).decode())
@@ -236,6 +281,15 @@ def continues_turn(body: PromptFields, conversation: Conversation) -> bool:
             f"'{path}' has a 'tool_use' block without a 'tool_result' after it.", param=path
         )
     return conversation.messages[-1].role == "assistant"
+
+
+def _check_role(role: contract.Role, block: wire.Block, path: str) -> None:
+    if _ROLES.get(type(block), role) != role:
+        kind = block.__struct_config__.tag
+        raise InvalidRequestError(
+            f"'{path}' is a '{kind}' block, which a message of the role '{role}' cannot have.",
+            param=path,
+        )
 
 
 def _unsupported(param: str, advice: str) -> UnsupportedParameterError:

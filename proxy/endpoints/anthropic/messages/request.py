@@ -1,17 +1,18 @@
 """The request body: the properties of Anthropic's MessageCreateParams, beta ones included.
 
 Source: https://platform.claude.com/docs/en/api/messages/create, and the types of the SDK
-`anthropic` 2.14.0. `null` is the same as absent.
+`anthropic` 2.15.0. `null` is the same as absent.
 """
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from proxy.endpoints.wire_types import Probability, StopString, Temperature, TokenCount, TopK
 
 JSON = dict[str, Any]
 CacheControl = JSON
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
 
 
 class Citations(Struct):
@@ -181,6 +182,19 @@ class MCPToolResult(_ServerBlock, tag_field="type", tag="mcp_tool_result"): ...
 class ContainerUpload(_ServerBlock, tag_field="type", tag="container_upload"): ...
 
 
+class MCPToolListing(Struct, tag_field="type", tag="mcp_tool_listing"):
+    mcp_server_name: str | None = None
+    tools: list[JSON] | None = None
+
+
+class FallbackBlock(Struct, tag_field="type", tag="fallback"):
+    """The place in an earlier answer where another model took over."""
+
+    source: Any = field(default=None, name="from")
+    to: Any = None
+    trigger: Any = None
+
+
 ServerBlock = (
     ServerToolUse
     | WebSearchResult
@@ -193,6 +207,8 @@ ServerBlock = (
     | MCPToolUse
     | MCPToolResult
     | ContainerUpload
+    | MCPToolListing
+    | FallbackBlock
 )
 Part = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
 """Content that a user's turn and a tool's result have in common."""
@@ -205,21 +221,6 @@ Block = (
     | CompactionBlock
     | ServerBlock
 )
-
-
-class UserMessage(Struct, tag_field="role", tag="user"):
-    content: str | list[Block]
-
-
-class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    content: str | list[Block]
-
-
-class SystemMessage(Struct, tag_field="role", tag="system"):
-    content: str | list[TextBlock]
-
-
-Message = UserMessage | AssistantMessage | SystemMessage
 
 
 # --- tools ---
@@ -277,6 +278,66 @@ class NoneChoice(Struct, tag_field="type", tag="none"):
     disable_parallel_tool_use: bool | None = None
 
 
+# --- messages ---
+
+
+class ToolName(Struct, tag_field="type", tag="tool_reference"):
+    """A tool of the request, or one that an earlier message defined."""
+
+    name: str
+
+
+class MCPToolName(Struct, tag_field="type", tag="mcp_tool_reference"):
+    name: str
+    server_name: str
+
+
+class MCPToolset(Struct, tag_field="type", tag="mcp_toolset_reference"):
+    server_name: str
+
+
+class ToolDefinition(Struct, tag_field="type", tag="tool_definition"):
+    definition: Tool
+
+
+class ToolAddition(Struct, tag_field="type", tag="tool_addition"):
+    """Offers a tool from here on."""
+
+    tool: ToolName | MCPToolName | MCPToolset | ToolDefinition
+    cache_control: CacheControl | None = None
+
+
+class ToolRemoval(Struct, tag_field="type", tag="tool_removal"):
+    """Offers a tool no more."""
+
+    tool: ToolName | MCPToolName | MCPToolset
+    cache_control: CacheControl | None = None
+
+
+class TurnConfig(Struct):
+    """Settings of the turns after a system message, in place of those of the request."""
+
+    effort: Effort | None = None
+
+
+class UserMessage(Struct, tag_field="role", tag="user"):
+    content: str | list[Block]
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    content: str | list[Block]
+
+
+class SystemMessage(Struct, tag_field="role", tag="system"):
+    content: str | list[TextBlock | ToolAddition | ToolRemoval] | None = None
+    output_config: TurnConfig | None = None
+    clear_at: Literal["next_user_message", "never"] | None = None
+    """`next_user_message`: its text is shown until the user's next turn."""
+
+
+Message = UserMessage | AssistantMessage | SystemMessage
+
+
 # --- thinking and output ---
 
 Display = Literal["summarized", "omitted"]
@@ -307,7 +368,7 @@ class SchemaFormat(Struct, tag_field="type", tag="json_schema"):
 
 
 class OutputConfig(Struct):
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     format: SchemaFormat | None = None
     task_budget: JSON | None = None
 
@@ -346,7 +407,8 @@ class PromptFields(Struct, kw_only=True):
 
 
 class MessagesRequest(PromptFields, kw_only=True):
-    max_tokens: TokenCount
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    """0: the prompt is read into the cache, and there is no answer."""
     stream: bool | None = None
     stop_sequences: Annotated[list[StopString], Meta(max_length=64)] | None = None
     temperature: Temperature | None = None

@@ -179,6 +179,8 @@ StreamEvent = (
 
 
 def to_message(body: MessagesRequest, answer: Answer, record: Record) -> Message:
+    if body.max_tokens == 0:
+        return _to_empty_message(body, record)
     end = to_end(answer.finished, body, record.context)
     return Message(
         id=new_id("msg_"),
@@ -187,6 +189,20 @@ def to_message(body: MessagesRequest, answer: Answer, record: Record) -> Message
         stop_reason=end.stop_reason,
         stop_sequence=end.stop_sequence,
         usage=to_usage(record),
+        context_management=_context_management(body),
+    )
+
+
+def _to_empty_message(body: MessagesRequest, record: Record) -> Message:
+    """The answer to a request that only fills the cache."""
+    usage = msgspec.structs.replace(to_usage(record), output_tokens=0, output_tokens_details=None)
+    return Message(
+        id=new_id("msg_"),
+        model=body.model,
+        content=(),
+        stop_reason="max_tokens",
+        stop_sequence=None,
+        usage=usage,
         context_management=_context_management(body),
     )
 

@@ -7,7 +7,7 @@ run on Anthropic's servers, such as web search, have nothing here that could run
 Source: https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from adapters import request as contract
 from adapters.errors import InvalidRequestError
 from adapters.tool_parameters import why_no_call_fits
 from proxy.endpoints.anthropic.messages import request as wire
+from proxy.endpoints.anthropic.messages.conversation import ToolChanges
 from proxy.endpoints.anthropic.messages.request import PromptFields
 
 JSON = dict[str, Any]
@@ -26,39 +27,42 @@ class Offer(Struct, frozen=True):
     """The tools that the model may call."""
 
     tools: tuple[contract.Tool, ...]
-    places: tuple[int, ...]
-    """The place in the request of each of `tools`."""
+    paths: tuple[str, ...]
+    """The client's path of each of `tools`."""
     ignored: tuple[str, ...]
     """Paths of the tools that cannot be called here."""
 
-    def path_of(self, index: int) -> str:
-        """The client's path of `tools[index]`."""
-        return f"tools[{self.places[index]}]"
 
+def to_offer(body: PromptFields, changes: ToolChanges) -> Offer:
+    """Translate the tools of the request and those that the conversation defines.
 
-def to_offer(body: PromptFields, referenced: frozenset[str] = frozenset()) -> Offer:
-    """Translate the tools. `referenced`: names in the `tool_reference` blocks of the conversation.
-
-    A tool with `defer_loading` is offered once it is referenced; if the client leaves the search
+    A tool with `defer_loading` is offered once a block names it; if the client leaves the search
     for tools to Anthropic's server, from the beginning.
 
     Raises:
-        InvalidRequestError: a tool of the client has no name or no schema, or that of another.
+        InvalidRequestError: a tool of the client has no name or no schema, or that of another; a
+            block adds a tool that is not defined.
     """
-    sent = body.tools or []
-    searches_here = any((tool.type or "").startswith("tool_search_tool") for tool in sent)
-    offered: list[tuple[int, contract.Tool]] = []
+    sent = {f"tools[{at}]": tool for at, tool in enumerate(body.tools or [])} | changes.defined
+    _refuse_unknown(changes, {tool.name for tool in sent.values()})
+    searches_here = any((tool.type or "").startswith("tool_search_tool") for tool in sent.values())
+    offered: dict[str, contract.Tool] = {}
     ignored: list[str] = []
-    for at, tool in enumerate(sent):
-        translated = _to_tool(tool, f"tools[{at}]")
+    for path, tool in sent.items():
+        translated = _to_tool(tool, path)
         if translated is None:
-            ignored.append(f"tools[{at}]")
-        elif not tool.defer_loading or searches_here or tool.name in referenced:
-            offered.append((at, translated))
-    tools, places = tuple(tool for _, tool in offered), tuple(at for at, _ in offered)
-    if len({tool.name for tool in tools}) < len(tools):
+            ignored.append(path)
+        elif changes.offered.get(translated.name, searches_here or not tool.defer_loading):
+            offered[path] = translated
+    if len({tool.name for tool in offered.values()}) < len(offered):
         raise InvalidRequestError("Tool names must be unique.", param="tools")
-    return Offer(tools, places, tuple(ignored))
+    return Offer(tuple(offered.values()), tuple(offered), tuple(ignored))
+
+
+def _refuse_unknown(changes: ToolChanges, names: Set[str | None]) -> None:
+    for path, name in changes.added.items():
+        if name not in names:
+            raise InvalidRequestError(f"'{path}' is no tool: {name[:100]!r}.", param=path)
 
 
 def _to_tool(tool: wire.Tool, path: str) -> contract.Tool | None:
@@ -124,7 +128,7 @@ def _refuse_impossible(forced: Sequence[int], offer: Offer) -> None:
     """Refuse to force a call that can have no input: an engine could only fail, or invent some."""
     for at in forced:
         if (trouble := why_no_call_fits(offer.tools[at].parameters or {})) is not None:
-            path = f"{offer.path_of(at)}.input_schema"
+            path = f"{offer.paths[at]}.input_schema"
             raise InvalidRequestError(f"'{path}' {trouble}: no call can be forced.", param=path)
 
 

@@ -64,6 +64,18 @@ def translate(body: MessagesRequest, *, interleaves: bool = False) -> Translated
         UnsupportedParameterError: no backend can honour a field; `param` is its path.
         InvalidRequestError: fields conflict.
     """
+    _check_limits(body, interleaves)
+    return _translate(
+        body,
+        # Ollama reads 0 as "without limit": one token is generated, and left out of the answer.
+        max_tokens=max(1, body.max_tokens),
+        stop=tuple(body.stop_sequences or ()),
+        names_stop=bool(body.stop_sequences),
+        sampling=_to_sampling(body),
+    )
+
+
+def _check_limits(body: MessagesRequest, interleaves: bool) -> None:
     thinking = body.thinking
     is_bound = not (interleaves and body.tools)
     if (
@@ -76,13 +88,10 @@ def translate(body: MessagesRequest, *, interleaves: bool = False) -> Translated
             f"'max_tokens', {body.max_tokens}.",
             param="thinking.budget_tokens",
         )
-    return _translate(
-        body,
-        max_tokens=body.max_tokens,
-        stop=tuple(body.stop_sequences or ()),
-        names_stop=bool(body.stop_sequences),
-        sampling=_to_sampling(body),
-    )
+    if body.max_tokens == 0 and body.stream:
+        raise InvalidRequestError(
+            "'stream' has nothing to send with 'max_tokens' of 0: leave it out.", param="stream"
+        )
 
 
 def translate_prompt(body: PromptFields) -> Translated:
@@ -93,7 +102,7 @@ def translate_prompt(body: PromptFields) -> Translated:
 def _translate(body: PromptFields, **fields: Any) -> Translated:
     _refuse_impossible(body)
     conversation = to_conversation(body)
-    offer = to_offer(body, conversation.referenced)
+    offer = to_offer(body, conversation.changes)
     request = GenerationRequest(
         model=body.model,
         prompt=conversation.messages,
@@ -162,8 +171,18 @@ def _to_reasoning(body: PromptFields) -> dict[str, Any]:
 
 
 def _to_effort(body: PromptFields) -> ReasoningEffort | None:
-    effort = body.output_config.effort if body.output_config is not None else None
+    effort, _ = _effort_of(body)
     return "xhigh" if effort == "max" else effort
+
+
+def _effort_of(body: PromptFields) -> tuple[wire.Effort | None, str]:
+    """The effort of the answer and its path: that of the last system message that has one."""
+    for at, message in reversed(list(enumerate(body.messages))):
+        config = message.output_config if isinstance(message, wire.SystemMessage) else None
+        if config is not None and config.effort is not None:
+            return config.effort, f"messages[{at}].output_config.effort"
+    own = body.output_config.effort if body.output_config is not None else None
+    return own, "output_config.effort"
 
 
 def _ignored_hints(body: PromptFields) -> tuple[str, ...]:
@@ -172,11 +191,11 @@ def _ignored_hints(body: PromptFields) -> tuple[str, ...]:
         for name, is_ignored in _HINTS.items()
         if (value := getattr(body, name, None)) is not None and is_ignored(value)
     ]
-    if body.output_config is not None:
-        if body.output_config.task_budget is not None:
-            ignored.append("output_config.task_budget")
-        if body.output_config.effort is not None and not _thinks(body):
-            ignored.append("output_config.effort")
+    if body.output_config is not None and body.output_config.task_budget is not None:
+        ignored.append("output_config.task_budget")
+    effort, path = _effort_of(body)
+    if effort is not None and not _thinks(body):
+        ignored.append(path)
     if isinstance(body.thinking, wire.ThinkingBetweenTools):
         ignored.append("thinking.type")
     edits = body.context_management.edits if body.context_management is not None else None
@@ -218,16 +237,16 @@ def _format_path(body: PromptFields) -> str:
 
 
 def _path_in_tool(tool: re.Match[str], body: PromptFields) -> str:
-    offer = to_offer(body, to_conversation(body).referenced)
-    path = offer.path_of(int(tool[1]))
+    offer = to_offer(body, to_conversation(body).changes)
+    path = offer.paths[int(tool[1])]
     inner = tool[0].partition(".function.")[2]
     return f"{path}.{'strict' if tool[2] else 'input_schema'}" if inner else path
 
 
 def _effort_path(body: PromptFields) -> str:
-    has_effort = body.output_config is not None and body.output_config.effort is not None
+    effort, path = _effort_of(body)
     is_adaptive = not isinstance(body.thinking, wire.ThinkingEnabled)
-    return "output_config.effort" if has_effort and is_adaptive and _thinks(body) else "thinking"
+    return path if effort is not None and is_adaptive and _thinks(body) else "thinking"
 
 
 _SENT_AS: dict[str, Callable[[PromptFields], str]] = {

@@ -185,6 +185,18 @@ async def test_answer_that_ends_early_does_not_fill_a_long_context(context: int,
     assert [answer["stop_reason"], events[-2][1]["delta"]["stop_reason"]] == [reason, reason]
 
 
+async def test_prompt_alone_is_read_where_the_limit_is_0():
+    """So clients fill the cache before the first question."""
+    backend = ScriptedBackend(
+        [Started(), TextDelta("I"), Finished("length", Usage(prompt_tokens=5, completion_tokens=1))]
+    )
+    async with http_client(backend) as client:
+        answer = (await client.post(URL, json=message(max_tokens=0), headers=HEADERS)).json()
+    assert (answer["content"], answer["stop_reason"]) == ([], "max_tokens")
+    assert (answer["usage"]["input_tokens"], answer["usage"]["output_tokens"]) == (5, 0)
+    assert backend.requests[0].max_tokens == 1
+
+
 async def test_call_that_the_limit_cut_is_no_block_of_a_whole_message():
     cut = [
         Started(),
@@ -305,7 +317,7 @@ async def test_sdk_raises_its_own_errors():
         with pytest.raises(anthropic.NotFoundError):
             await client.messages.create(model="nope", max_tokens=9, messages=HI)
         with pytest.raises(anthropic.BadRequestError):
-            await client.messages.create(model="m", max_tokens=0, messages=HI)
+            await client.messages.create(model="m", max_tokens=-1, messages=HI)
     assert overloaded.value.status_code == 529
     assert overloaded.value.type == "overloaded_error"
 

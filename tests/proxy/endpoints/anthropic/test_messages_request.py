@@ -208,6 +208,67 @@ def test_blocks_of_servers_are_left_out_and_named():
     assert result.ignored == tuple(f"messages[1].content[{at}]" for at in range(3))
 
 
+def test_marks_of_earlier_answers_are_left_out_and_named():
+    blocks = [
+        {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}, "trigger": {}},
+        {"type": "mcp_tool_listing", "mcp_server_name": "s", "tools": [WEATHER]},
+        text("Well."),
+    ]
+    turns = [*message()["messages"], {"role": "assistant", "content": blocks}, user(text("Go on"))]
+    result = translated(messages=turns)
+    assert isinstance(result.request.prompt, tuple)
+    assert [m.text for m in result.request.prompt] == ["Hi", "Well.", "Go on"]
+    assert result.ignored == ("messages[1].content[0]", "messages[1].content[1]")
+
+
+@pytest.mark.parametrize(
+    ("role", "block"),
+    [
+        ("user", {"type": "tool_use", "id": "t", "name": "f", "input": {}}),
+        ("user", {"type": "thinking", "thinking": "Hm.", "signature": "x"}),
+        ("user", {"type": "redacted_thinking", "data": "x"}),
+        ("assistant", {"type": "tool_result", "tool_use_id": "t", "content": "17"}),
+    ],
+)
+def test_block_of_the_other_role_is_refused_by_name(role: str, block: dict[str, Any]):
+    """A chat template drops it, and so the model would not see it."""
+    turns = [user(text("Hi")), {"role": role, "content": [text("Well."), block]}, user(text("So?"))]
+    with pytest.raises(InvalidRequestError, match=block["type"]) as caught:
+        translated(messages=turns)
+    assert caught.value.param == "messages[1].content[1]"
+
+
+def system(*blocks: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"role": "system", "content": list(blocks), **fields}
+
+
+def test_system_message_is_shown_until_the_next_turn_where_it_says_so():
+    note = system(text("Be terse."), clear_at="next_user_message")
+    turns = [user(text("Hi")), note]
+    answered = [*turns, {"role": "assistant", "content": "Yes."}]
+    assert prompt_of(*turns) == [("user", "Hi"), ("system", "Be terse.")]
+    assert ("system", "Be terse.") in prompt_of(*answered)
+    assert prompt_of(*answered, user(text("And?"))) == [
+        ("user", "Hi"),
+        ("assistant", "Yes."),
+        ("user", "And?"),
+    ]
+
+
+def test_effort_of_the_last_system_message_is_that_of_the_answer():
+    low = {"role": "system", "output_config": {"effort": "low"}}
+    turns = [user(text("Hi")), low, {"role": "assistant", "content": "Yes."}, user(text("And?"))]
+    fields: dict[str, Any] = {"messages": turns, "output_config": {"effort": "max"}}
+    assert translated(thinking={"type": "adaptive"}, **fields).request.reasoning_effort == "low"
+    assert translated(**fields).ignored == ("messages[1].output_config.effort",)
+
+
+def test_system_message_has_content_or_settings():
+    with pytest.raises(InvalidRequestError) as caught:
+        translated(messages=[user(text("Hi")), {"role": "system"}])
+    assert caught.value.param == "messages[1].content"
+
+
 def test_last_turn_of_the_model_is_continued():
     turns = [*message()["messages"], {"role": "assistant", "content": "The answer is ("}]
     assert translated(messages=turns).request.continue_final_message
@@ -323,6 +384,49 @@ def test_deferred_tool_is_offered_once_it_is_referenced():
     assert names(tools=[WEATHER, deferred]) == ["weather"]
     assert names(tools=[WEATHER, deferred], messages=[result]) == ["weather", "later"]
     assert names(tools=[search, deferred]) == ["later"]
+
+
+def change(kind: str, **tool: Any) -> dict[str, Any]:
+    return {"type": f"tool_{kind}", "tool": tool}
+
+
+def test_tools_are_added_and_removed_within_the_conversation():
+    deferred = {**WEATHER, "name": "later", "defer_loading": True}
+    defined = {**WEATHER, "name": "inline"}
+
+    def names(*changes: dict[str, Any]) -> list[str]:
+        turns = [user(text("Hi")), system(*changes)]
+        return [t.name for t in translated(tools=[WEATHER, deferred], messages=turns).request.tools]
+
+    removal = change("removal", type="tool_reference", name="weather")
+    addition = change("addition", type="tool_reference", name="weather")
+    assert names(removal) == []
+    assert names(removal, addition) == ["weather"]
+    assert names(change("addition", type="tool_reference", name="later")) == ["weather", "later"]
+    inline = change("addition", type="tool_definition", definition=defined)
+    assert names(removal, inline) == ["inline"]
+    assert names(inline, change("removal", type="tool_reference", name="inline")) == ["weather"]
+
+
+def test_changes_of_mcp_tools_are_named():
+    one = change("removal", type="mcp_tool_reference", name="a", server_name="b")
+    all_of_it = change("addition", type="mcp_toolset_reference", server_name="b")
+    result = translated(messages=[user(text("Hi")), system(one, all_of_it)])
+    assert result.ignored == ("messages[1].content[0]", "messages[1].content[1]")
+
+
+def test_added_tool_has_to_be_defined():
+    unknown = change("addition", type="tool_reference", name="nope")
+    with pytest.raises(InvalidRequestError, match="nope") as caught:
+        translated(tools=[WEATHER], messages=[user(text("Hi")), system(unknown)])
+    assert caught.value.param == "messages[1].content[0].tool.name"
+
+
+def test_tool_of_the_conversation_is_named_by_its_path():
+    defined = change("addition", type="tool_definition", definition=WEATHER)
+    body = decoded(messages=[user(text("Hi")), system(defined)])
+    path = "messages[1].content[0].tool.definition"
+    assert to_param("tools[0].function.parameters.x", body) == f"{path}.input_schema.x"
 
 
 @pytest.mark.parametrize(
@@ -442,6 +546,12 @@ def test_budget_has_to_leave_room_for_the_answer():
 )
 def test_format_is_a_strict_schema(fields: dict[str, Any]):
     assert translated(**fields).request.response_format == JSONSchema(SCHEMA, strict=True)
+
+
+def test_nothing_is_streamed_where_there_is_no_answer():
+    with pytest.raises(InvalidRequestError) as caught:
+        translated(max_tokens=0, stream=True)
+    assert caught.value.param == "stream"
 
 
 def test_limits_and_sampling():
