@@ -101,6 +101,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     """Media type of the request body."""
     other_types: tuple[str, ...] = ()
     """Media types of answers that are no JSON."""
+    other_statuses: tuple[int, ...] = ()
+    """Statuses of success beside that of the handler."""
 
 
 class Document:
@@ -179,12 +181,13 @@ def _schemas(routes: Iterable[_Route]) -> tuple[Mapping[Any, JSON], JSON]:
 
 def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
     operation = route.operation
+    statuses = (route.handler.status_code, *operation.other_statuses)
     document: JSON = {
         "operationId": route.handler.handler_name + route.ending.replace("/", "_"),
         "summary": operation.summary,
         "tags": [route.path.split("/")[1]],
         "responses": {
-            str(route.handler.status_code): _to_success(operation, schemas),
+            **{str(status): _to_success(operation, schemas) for status in statuses},
             "4XX": {"$ref": "#/components/responses/Error"},
             "5XX": {"$ref": "#/components/responses/Error"},
         },

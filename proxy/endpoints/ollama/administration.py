@@ -114,7 +114,9 @@ _CREATE = Operation(
 _DELETE = Operation(summary="Delete a model", asks=(DeleteRequest,), answers=())
 _COPY = Operation(summary="Copy a model of Ollama", asks=(CopyRequest,), answers=())
 _CHECK = Operation(summary="Tell whether a file was uploaded to Ollama", answers=())
-_UPLOAD = Operation(summary="Upload a file to Ollama, from which a model is made", answers=())
+_UPLOAD = Operation(
+    summary="Upload a file to Ollama, from which a model is made", answers=(), other_statuses=(200,)
+)
 
 
 @post("/api/pull", status_code=200, operation=_PULL, access="admin", errors=OLLAMA_ERRORS)
