@@ -1,6 +1,6 @@
 """Items as they are stored: complete, with an id each, in the form of OpenAI's lists of items."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from proxy.endpoints.openai.responses.items import (
     InputItem,
     InputText,
+    LocalShellCallOutputItem,
     MessageItem,
     OutputText,
 )
@@ -51,6 +52,21 @@ def complete(item: InputItem) -> InputItem:
         is_output = item.role == "assistant"
         changes["content"] = [OutputText(text=text) if is_output else InputText(text=text)]
     return replace(item, **changes)
+
+
+def complete_all(items: Iterable[InputItem], taken: Iterable[InputItem] = ()) -> list[InputItem]:
+    """Complete new items of a list that has the items `taken`.
+
+    Ids of clients may repeat, and a page of a list begins after an id: the later item gets another.
+    """
+    ids = {id_of(item) for item in taken}
+    completed: list[InputItem] = []
+    for item in items:
+        repeats = id_of(item) in ids and not isinstance(item, LocalShellCallOutputItem)
+        new = complete(replace(item, id=UNSET) if repeats else item)
+        ids.add(id_of(new))
+        completed.append(new)
+    return completed
 
 
 def to_members(items: Sequence[InputItem]) -> list[Item]:

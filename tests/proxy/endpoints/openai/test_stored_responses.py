@@ -227,6 +227,28 @@ async def test_input_items_have_pages(config: Config):
     assert all(item.to_dict()["status"] == "completed" for item in every)
 
 
+async def test_items_with_equal_ids_have_pages(config: Config):
+    async with openai_client(ScriptedBackend(HELLO), config=config) as client:
+        equal: Any = [{"role": "user", "content": text, "id": "msg_1"} for text in "ab"]
+        first = await client.responses.create(model="m", input=equal)
+        repeated: Any = [*first.output, {"role": "user", "content": "c"}]
+        second = await client.responses.create(
+            model="m", input=repeated, previous_response_id=first.id
+        )
+        pages = client.responses.input_items.list(second.id, limit=1, order="asc")
+        items = [item.to_dict() async for item in pages]
+        conversation = await client.conversations.create(items=equal)
+        members = await client.conversations.items.list(conversation.id, order="asc")
+        held = await client.responses.create(model="m", input=equal, conversation=conversation.id)
+        found = await client.responses.retrieve(held.id)
+    texts = [item["content"][0]["text"] for item in items]  # type: ignore[index]
+    assert texts == ["a", "b", "Hello", "Hello", "c"]
+    assert items[0]["id"] == "msg_1"
+    assert len({item["id"] for item in items}) == len(items)
+    assert [each.to_dict()["content"][0]["text"] for each in members.data] == ["a", "b"]  # type: ignore[index]
+    assert found == held
+
+
 # --- failures ---
 
 
@@ -343,13 +365,16 @@ async def ended(client: openai.AsyncOpenAI, key: str) -> Any:
 async def test_background_response_is_polled(config: Config):
     async with openai_client(ScriptedBackend(HELLO), config=config) as client:
         queued = await client.responses.create(model="m", input="Hi", background=True)
+        begun = await client.responses.input_items.list(queued.id)
         found = await ended(client, queued.id)
         again = await client.responses.cancel(queued.id)
+        items = await client.responses.input_items.list(queued.id)
         with pytest.raises(openai.BadRequestError, match="stream"):
             await client.responses.retrieve(queued.id, stream=True)
     assert (queued.status, queued.background, queued.output) == ("queued", True, [])
     assert (found.status, found.output_text) == ("completed", "Hello")
     assert found == again
+    assert items.data == begun.data
 
 
 async def test_background_response_is_in_progress_and_cancelled(config: Config):
