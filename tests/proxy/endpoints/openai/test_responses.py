@@ -271,6 +271,7 @@ async def test_fields_reach_the_contract():
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": ""}, "tool_choice"),
         ({"tools": [FUNCTION, FUNCTION]}, "tools[1]"),
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"n": 2}, "n"),
