@@ -193,7 +193,9 @@ def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | Part | 
         case wire.LocalShellCallOutputItem():
             return item.call_id or item.id or "", "local_shell", None, item.output
         case wire.ShellCallItem():
-            return item.call_id, "shell", _json(item.action), None
+            # Stored calls have `null` for what their client left out: a prompt does not change.
+            action = {name: value for name, value in item.action.items() if value is not None}
+            return item.call_id, "shell", _json(action), None
         case wire.ShellCallOutputItem():
             return item.call_id, "shell", None, _json(item.output)
         case wire.ApplyPatchCallItem():

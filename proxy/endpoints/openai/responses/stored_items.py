@@ -13,6 +13,7 @@ from proxy.endpoints.openai.responses.items import (
     LocalShellCallOutputItem,
     MessageItem,
     OutputText,
+    ShellCallItem,
 )
 from proxy.record import new_id
 from proxy.stored.entry import Entry, Item
@@ -40,13 +41,15 @@ _response = msgspec.json.Decoder(_Output)
 
 
 def complete(item: InputItem) -> InputItem:
-    """Add the id and the status that a client may leave out, and make a text a list of parts."""
+    """Add the fields that a client may leave out, and make a text a list of parts."""
     changes: dict[str, Any] = {}
     if not getattr(item, "id", None):
         kind = str(type(item).__struct_config__.tag)
         changes["id"] = new_id(_PREFIXES.get(kind, "item_"))
     if hasattr(item, "status") and not getattr(item, "status", None):
         changes["status"] = "completed"
+    if isinstance(item, ShellCallItem):
+        changes["action"] = {"timeout_ms": None, "max_output_length": None, **item.action}
     if isinstance(item, MessageItem) and isinstance(item.content, str):
         text = item.content
         is_output = item.role == "assistant"

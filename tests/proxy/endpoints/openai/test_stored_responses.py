@@ -594,7 +594,7 @@ async def test_items_of_a_conversation(config: Config):
 
 async def test_stored_items_have_the_fields_that_a_client_may_leave_out(config: Config):
     caller = {"type": "program", "caller_id": "p"}
-    action = {"commands": ["ls"], "timeout_ms": None, "max_output_length": None}
+    action = {"commands": ["ls"]}
     items: Any = [
         {"type": "tool_search_call", "arguments": {}},
         {"type": "tool_search_output", "tools": []},
@@ -610,6 +610,22 @@ async def test_stored_items_have_the_fields_that_a_client_may_leave_out(config: 
     assert (found["call_id"], found["execution"]) == (None, "client")
     assert (shell["environment"], shell["caller"], call["caller"]) == (None, caller, caller)
     assert output["max_output_length"] is None
+    assert shell["action"] == {**action, "timeout_ms": None, "max_output_length": None}
+
+
+async def test_stored_shell_call_is_the_same_prompt_later(config: Config):
+    backend = ScriptedBackend(HELLO)
+    items: Any = [
+        {"role": "user", "content": "Hi"},
+        {"type": "shell_call", "call_id": "s", "action": {"commands": ["ls"]}},
+        {"type": "shell_call_output", "call_id": "s", "output": []},
+    ]
+    async with openai_client(backend, config=config) as client:
+        first = await client.responses.create(model="m", input=items)
+        await client.responses.create(model="m", input="more", previous_response_id=first.id)
+    prompts: list[Any] = [request.prompt for request in backend.requests]
+    before, after = prompts
+    assert after[: len(before)] == before
 
 
 @pytest.mark.slow
