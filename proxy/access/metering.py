@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import GenerationRequest
@@ -17,16 +17,21 @@ _BYTES_A_TOKEN = 4
 
 @contextmanager
 def metered(
-    limits: Limits, sink: Sink, requests: Sequence[GenerationRequest], record: Record
+    limits: Limits,
+    sink: Sink,
+    requests: Sequence[GenerationRequest],
+    record: Record,
+    *,
+    is_counted: bool = False,
 ) -> Generator[Sink]:
     """Count an answer while it is in progress, and its tokens at its end.
 
-    Yields the sink to write the answer to.
+    Yields the sink to write the answer to. `is_counted`: it is counted as in progress already.
 
     Raises:
         RateLimitError: as `Limits.answer`.
     """
-    with limits.answer_in_progress():
+    with nullcontext() if is_counted else limits.answer_in_progress():
         if not limits.counts_tokens:
             yield sink
             return

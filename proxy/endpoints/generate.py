@@ -165,8 +165,17 @@ async def _generate_and_keep(
     held.release()
 
 
-async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
+async def generate(
+    request: ServerRequest,
+    dialect: Dialect[B],
+    call: Call[B],
+    sink: Sink,
+    *,
+    is_counted: bool = False,
+) -> None:
     """Write the events of the answer to `call`; errors as in `answer`.
+
+    `is_counted`: the key's limit of concurrent answers counts it already.
 
     Raises:
         RateLimitError: a limit of the request's key is reached.
@@ -175,16 +184,17 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
     sink = request.inspector.watched(request.record.request_id, sink)
     try:
         requests = await to_routed(request, call)
-        with metered(request.grant.limits, sink, requests, request.record) as sink:
+        limits, record = request.grant.limits, request.record
+        with metered(limits, sink, requests, record, is_counted=is_counted) as sink:
             if len(requests) > 1:
                 generate = request.router.generate
-                writers = [partial(generate, one, record=request.record) for one in requests]
+                writers = [partial(generate, one, record=record) for one in requests]
                 await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
                 return
             prompt, is_written = requests[0], False
             while not is_written:
                 try:
-                    await request.router.generate(prompt, sink, request.record)
+                    await request.router.generate(prompt, sink, record)
                     is_written = True
                 except ContextLengthError as exc:  # before the first event
                     prompt = _shorten(request, call, prompt, exc)

@@ -36,6 +36,7 @@ _GRAMMAR_TOKEN = re.compile(
     | (?P<string>"(?P<text>(?:\\.|[^"\\\x00-\x1f\x7f])*)"(?P<fold>i?))
     | (?P<regex>/(?P<pattern>(?:\\.|[^/\\])+)/(?P<flags>[a-z]*))
     | (?P<ignore>%ignore)
+    | (?P<times>~\s*\d+(?:\s*\.\.\s*\d+)?)
     | (?P<refused>%[a-z]+|<[^<>\s]+>|@[\w-]+|~)
     | (?P<name>[A-Za-z_][\w-]*)
     | (?P<other>->|.)

@@ -157,9 +157,9 @@ class _Writer:
             NoExpressionError: there is no such rule, or a part of it has no translation.
             _TooLargeError: it is too large.
         """
-        gap = self._gap if name.isupper() else ""
         if name in self._rules.expressions:
-            return f"(?:{self._rules.expressions[name]}){gap}"
+            return f"(?:{self._rules.expressions[name]}){self._gap}"
+        gap = self._gap if name.isupper() else ""
         _require(name in self._rules.trees, name)
         if self._within[name] > self._levels:
             return None

@@ -255,6 +255,22 @@ async def test_answer_beyond_the_concurrent_ones_is_a_429():
     assert (listed.status_code, third.status_code) == (200, 200)
 
 
+async def test_background_responses_that_come_together_are_refused_before_they_are_queued():
+    """All pass the first check before one of them is written."""
+    hanging = ScriptedBackend((Started(), TextDelta("a"), HANG, DONE))
+    body = {"model": "m", "input": "Hi", "background": True}
+    async with http_client(hanging, config=limited(concurrent=2)) as client:
+        sent = [client.post("/v1/responses", json=body, headers=HEADERS) for _ in range(6)]
+        answers = await asyncio.gather(*sent)
+        queued = [answer.json()["id"] for answer in answers if answer.status_code == 200]
+        for name in queued:
+            ended = await client.post(f"/v1/responses/{name}/cancel", headers=HEADERS)
+            assert ended.json()["status"] == "cancelled"
+        again = await client.post("/v1/responses", json=body, headers=HEADERS)
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+    assert again.status_code == 200
+
+
 async def test_several_prompts_of_a_request_are_one_answer():
     async with http_client(ScriptedBackend(), config=limited(concurrent=1)) as client:
         body = {"model": "m", "prompt": ["a", "b", "c"]}

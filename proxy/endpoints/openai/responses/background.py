@@ -5,7 +5,7 @@ Source: https://platform.openai.com/docs/guides/background
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import msgspec
@@ -66,23 +66,22 @@ async def start_background(
     turn = call.body
     request.check_keep_alive(call.requests[0].keep_alive)
     await _require_backend(request, dialect, call)
-    request.grant.limits.require_room()
     assert isinstance(turn.store, KeptResponses)  # noqa: S101 - `check_background` was passed
-    running = request.running.add(turn.client, turn.id, streams=call.stream)
-    try:
+    with ExitStack() as work_in_hand:
+        work_in_hand.enter_context(request.grant.limits.answer_in_progress())
+        running = request.running.add(turn.client, turn.id, streams=call.stream)
+        work_in_hand.callback(request.running.remove, turn.client, turn.id)
         work = request.detached()
         request.record.operation = None  # The work has a record of its own.
         kept = BackgroundResponses(work, request.stored(), turn.store.last_item, running)
         turn = replace(turn, store=kept, items=turn.completed_items)  # Their ids do not change.
         queued = to_response(turn, "queued")
         await kept.begin(turn, queued)
-    except BaseException:
-        request.running.remove(turn.client, turn.id)
-        raise
-    renderer = ResponseRenderer(turn, work.record, running.put)
-    renderer.queue(queued)
-    call = replace(call, body=turn, finish=kept.settle, stream=True)
-    running.task = asyncio.create_task(_write(work, dialect, call, kept, renderer, running))
+        renderer = ResponseRenderer(turn, work.record, running.put)
+        renderer.queue(queued)
+        call = replace(call, body=turn, finish=kept.settle, stream=True)
+        writing = _write(work, dialect, call, kept, renderer, running, work_in_hand.pop_all())
+        running.task = asyncio.create_task(writing)
     return await _follow(request, running, 0) if running.streams else JSONResponse(queued)
 
 
@@ -176,14 +175,15 @@ async def _write(
     kept: BackgroundResponses,
     renderer: ResponseRenderer,
     running: Running,
+    work_in_hand: ExitStack,
 ) -> None:
-    """Write all of a response, whether a client follows it or not."""
+    """Write all of a response, whether a client follows it or not; `work_in_hand` ends with it."""
     turn, record = call.body, request.record
     sink = _BackgroundSink(renderer, running, partial(kept.note_begin, turn))
     record.status = 200
     try:
         async with Limits(request.grace):
-            await generate(request, dialect, call, sink)
+            await generate(request, dialect, call, sink, is_counted=True)
     except asyncio.CancelledError:
         record.fail(ClientDisconnectedError(), "cancelled")
         if not kept.has_ended:
@@ -196,7 +196,7 @@ async def _write(
     finally:
         await kept.settle()
         running.end()
-        request.running.remove(turn.client, turn.id)
+        work_in_hand.close()
         record.close()
 
 

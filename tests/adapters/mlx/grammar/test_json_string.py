@@ -32,6 +32,8 @@ GRAMMARS = {
     "folded": r'start: "a\n\"B"i "q"',
     "flags": r'start: /(?i)\n[a-z"]+/',
     "terminal": 'start: A ".."\nA: /[^a]/',
+    "repetition": 'start: "a" LETTER ~ 0..2 | LF~2 | Q~1..2 "a"?\nQ: /q/ | "é"~1\n'
+    "%import common.LF\n%import common.LETTER",
     "range": r'start: " ".."~" /q/',
     "ignored": 'start: X+\nX: "a".."c"\n%ignore /[ \\n]+/',
     "alternatives": 'start: a\n  | "b" // a comment\na: /[\\n]+|x|/',
