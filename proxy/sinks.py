@@ -88,14 +88,49 @@ def _out_of_order(event: Event) -> BadUpstreamError:
     return BadUpstreamError(f"The backend sent {type(event).__name__} out of order.")
 
 
+class TextPart(Struct, frozen=True):
+    """A text of an answer, as far as nothing else comes between."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class ReasoningPart(Struct, frozen=True):
+    text: str
+
+
+AnswerPart = TextPart | ReasoningPart | ToolCall
+
+
 class Answer(Struct):
     """All events of a choice in one piece."""
 
     finished: Finished
-    text: str
-    reasoning: str
-    tool_calls: tuple[ToolCall, ...]
-    logprobs: tuple[TokenLogprob, ...] | None
+    parts: tuple[AnswerPart, ...]
+    """The parts in the order in which the model wrote them, which is that of a stream."""
+
+    @property
+    def text(self) -> str:
+        """All texts, joined."""
+        return "".join([part.text for part in self.parts if isinstance(part, TextPart)])
+
+    @property
+    def reasoning(self) -> str:
+        """All reasoning, joined."""
+        return "".join([part.text for part in self.parts if isinstance(part, ReasoningPart)])
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple([part for part in self.parts if isinstance(part, ToolCall)])
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        known = [
+            part.logprobs
+            for part in self.parts
+            if isinstance(part, TextPart) and part.logprobs is not None
+        ]
+        return tuple([token for logprobs in known for token in logprobs]) if known else None
 
 
 class Collector:
@@ -147,41 +182,57 @@ class HeldEnd:
 
 
 class _Choice:
-    """The events of one choice."""
+    """The events of one choice, as parts that grow."""
 
     def __init__(self) -> None:
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, tuple[ToolCallStarted, list[str]]] = {}
-        self._logprobs: list[TokenLogprob] | None = None
+        self._parts: list[_Growing] = []
+        self._calls: dict[int, _Growing] = {}
         self._finished: Finished | None = None
 
     def add(self, event: Event) -> None:
         match event:
             case TextDelta(text=text, logprobs=logprobs):
-                self._text.append(text)
+                part = self._part_for(TextDelta)
+                part.pieces.append(text)
                 if logprobs is not None:
-                    self._logprobs = self._logprobs if self._logprobs is not None else []
-                    self._logprobs.extend(logprobs)
+                    part.logprobs = part.logprobs if part.logprobs is not None else []
+                    part.logprobs.extend(logprobs)
             case ReasoningDelta(text=text):
-                self._reasoning.append(text)
+                self._part_for(ReasoningDelta).pieces.append(text)
             case ToolCallStarted():
-                self._calls[event.index] = (event, [])
+                self._calls[event.index] = _Growing(event)
+                self._parts.append(self._calls[event.index])
             case ToolCallDelta():
-                self._calls[event.index][1].append(event.arguments)
+                self._calls[event.index].pieces.append(event.arguments)
             case Finished():
                 self._finished = event
             case Started() | Restarted() | PromptProgress():
                 pass
 
+    def _part_for(self, kind: type[TextDelta] | type[ReasoningDelta]) -> "_Growing":
+        """Return the last part if it is of `kind`, else a new one."""
+        if not self._parts or self._parts[-1].begin is not kind:
+            self._parts.append(_Growing(kind))
+        return self._parts[-1]
+
     def answer(self) -> Answer:
         if self._finished is None:
             raise BadUpstreamError("The backend stopped in the middle of its answer.")
-        calls = [ToolCall(call.id, call.name, "".join(a)) for call, a in self._calls.values()]
-        return Answer(
-            self._finished,
-            "".join(self._text),
-            "".join(self._reasoning),
-            tuple(calls),
-            None if self._logprobs is None else tuple(self._logprobs),
-        )
+        return Answer(self._finished, tuple([part.grown() for part in self._parts]))
+
+
+class _Growing(Struct):
+    """A part of an answer that arrives in pieces."""
+
+    begin: ToolCallStarted | type[TextDelta] | type[ReasoningDelta]
+    """The event that began a call, or the type of the events of a text."""
+    pieces: list[str] = []
+    logprobs: list[TokenLogprob] | None = None
+
+    def grown(self) -> AnswerPart:
+        text = "".join(self.pieces)
+        if isinstance(self.begin, ToolCallStarted):
+            return ToolCall(self.begin.id, self.begin.name, text)
+        if self.begin is ReasoningDelta:
+            return ReasoningPart(text)
+        return TextPart(text, None if self.logprobs is None else tuple(self.logprobs))

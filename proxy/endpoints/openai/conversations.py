@@ -15,7 +15,7 @@ from adapters.errors import InvalidRequestError
 from proxy.endpoints.openai.pages import Metadata, MetadataHolder, StoredList, to_list
 from proxy.endpoints.openai.responses.items import CompactionTrigger, InputItem, ItemReference
 from proxy.endpoints.openai.responses.stored import ItemsQuery, ignore_include
-from proxy.endpoints.openai.responses.stored_items import complete, to_members
+from proxy.endpoints.openai.responses.stored_items import complete_all, to_members
 from proxy.endpoints.openai.responses.translate import fill_types
 from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import decode
@@ -91,7 +91,7 @@ def to_stored(items: list[InputItem]) -> list[Item]:
             raise InvalidRequestError(
                 f"'items[{at}]' cannot be an item of a conversation.", param=f"items[{at}]"
             )
-    return to_members([complete(item) for item in items])
+    return to_members(complete_all(items))
 
 
 @get(

@@ -27,7 +27,7 @@ from proxy.endpoints.anthropic.messages.signature import to_signature
 from proxy.errors import Failure
 from proxy.http.event_stream import Framing, Put, around_text, sse
 from proxy.record import Record, new_id
-from proxy.sinks import Answer
+from proxy.sinks import Answer, AnswerPart, ReasoningPart, TextPart
 
 _SPARE = 16
 """Tokens that an engine may leave free at the end of a context."""
@@ -208,14 +208,20 @@ def _to_empty_message(body: MessagesRequest, record: Record) -> Message:
 
 
 def _to_content(body: MessagesRequest, answer: Answer) -> Sequence[ContentBlock]:
-    blocks: list[ContentBlock] = []
-    if answer.reasoning:
-        hides = hides_thinking(body)
-        shown, hidden = ("", answer.reasoning) if hides else (answer.reasoning, "")
-        blocks.append(ThinkingBlock(shown, to_signature(hidden)))
-    if answer.text:
-        blocks.append(TextBlock(answer.text))
-    return [*blocks, *(use for call in answer.tool_calls if (use := _to_tool_use(call)))]
+    hides = hides_thinking(body)
+    return [block for part in answer.parts if (block := _to_block(part, hides)) is not None]
+
+
+def _to_block(part: AnswerPart, hides: bool) -> ContentBlock | None:
+    """Translate a part; `None` where it has nothing to show."""
+    match part:
+        case TextPart(text=text):
+            return TextBlock(text) if text else None
+        case ReasoningPart(text=text):
+            shown, hidden = ("", text) if hides else (text, "")
+            return ThinkingBlock(shown, to_signature(hidden)) if text else None
+        case ToolCall():
+            return _to_tool_use(part)
 
 
 def _to_tool_use(call: ToolCall) -> ToolUseBlock | None:

@@ -21,7 +21,6 @@ from proxy.endpoints.generate import Call, Dialect, generate
 from proxy.endpoints.openai.responses.database_store import KeptResponses, to_entry
 from proxy.endpoints.openai.responses.events import Failed
 from proxy.endpoints.openai.responses.response import Response, to_response
-from proxy.endpoints.openai.responses.stored_items import complete
 from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
@@ -75,7 +74,7 @@ async def start_background(
         work = request.detached()
         request.record.operation = None  # The work has a record of its own.
         kept = BackgroundResponses(work, request.stored(), turn.store.last_item, running)
-        turn = replace(turn, store=kept)
+        turn = replace(turn, store=kept, items=turn.completed_items)  # Their ids do not change.
         queued = to_response(turn, "queued")
         await kept.begin(turn, queued)
         renderer = ResponseRenderer(turn, work.record, running.put)
@@ -122,8 +121,7 @@ class BackgroundResponses(KeptResponses):
         Raises:
             StorageError: the disk does not take it.
         """
-        items = [complete(item) for item in turn.items]
-        entry = to_entry(turn, response, items, self.last_item)
+        entry = to_entry(turn, response, turn.completed_items, self.last_item)
         await self._store.keep(entry, response.metadata)
 
     def note_begin(self, turn: Turn) -> None:

@@ -11,7 +11,7 @@ from proxy.endpoints.openai.responses.items import InputItem
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Response
 from proxy.endpoints.openai.responses.store import ResponseStore
-from proxy.endpoints.openai.responses.stored_items import complete, id_of
+from proxy.endpoints.openai.responses.stored_items import id_of
 from proxy.endpoints.openai.responses.turn import Turn
 
 _MAX_ANSWERS = 16
@@ -35,8 +35,7 @@ class Remembered:
         return key not in self._items or key in self._stored
 
     def add(self, turn: Turn, response: Response) -> None:
-        items = [complete(item) for item in turn.items]
-        self._items[turn.id] = [*turn.earlier, *items, *response.output]
+        self._items[turn.id] = [*turn.earlier, *turn.items, *response.output]
         if turn.is_stored:
             self._stored.add(turn.id)
         if len(self._items) > _MAX_ANSWERS:
@@ -72,6 +71,7 @@ class ConnectionStore:
         self, turn: Turn, response: Response, send: Callable[[], object] | None = None
     ) -> None:
         previous = turn.body.previous_response_id
+        turn = replace(turn, items=turn.completed_items)
         if response.status in _CONTINUED:
             self._remembered.add(turn, response)
         if turn.is_stored and not self._remembered.is_stored(previous):

@@ -81,7 +81,7 @@ class Conversation:
             self.messages.append(contract.Message(role=role, content=content))
             return
         turn = self._turn_for("text")
-        turn.content = self._content(item.content, f"{path}.content")
+        turn.content = (turn.content or ()) + self._content(item.content, f"{path}.content")
 
     def _content(self, content: str | list[Part], path: str) -> tuple[contract.ContentPart, ...]:
         if isinstance(content, str):
@@ -158,7 +158,7 @@ class Conversation:
 
 
 class _Turn:
-    """One message of the model: reasoning, then text, then calls."""
+    """One message of the model: reasoning, then text and calls, which may be followed by text."""
 
     def __init__(self) -> None:
         self.reasoning: str | None = None
@@ -170,7 +170,7 @@ class _Turn:
             case "reasoning":
                 return self.message() is None
             case "text":
-                return self.content is None and not self.calls
+                return self.content is None or bool(self.calls)
             case _:
                 return True
 
@@ -193,7 +193,9 @@ def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | Part | 
         case wire.LocalShellCallOutputItem():
             return item.call_id or item.id or "", "local_shell", None, item.output
         case wire.ShellCallItem():
-            return item.call_id, "shell", _json(item.action), None
+            # Stored calls have `null` for what their client left out: a prompt does not change.
+            action = {name: value for name, value in item.action.items() if value is not None}
+            return item.call_id, "shell", _json(action), None
         case wire.ShellCallOutputItem():
             return item.call_id, "shell", None, _json(item.output)
         case wire.ApplyPatchCallItem():

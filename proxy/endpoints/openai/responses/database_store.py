@@ -15,7 +15,6 @@ from proxy.endpoints.openai.responses.store import (
     previous_response_not_found,
 )
 from proxy.endpoints.openai.responses.stored_items import (
-    complete,
     decode_item,
     id_of,
     items_of,
@@ -98,7 +97,7 @@ class KeptResponses:
             send()
 
     async def _keep(self, turn: "Turn", response: "Response", events: bytes | None = None) -> None:
-        items = [complete(item) for item in turn.items]
+        items = turn.completed_items
         new = to_members([*items, *response.output])
         entry = to_entry(turn, response, items, self.last_item, events)
         appended = new if entry.conversation and response.status in _APPENDED else []

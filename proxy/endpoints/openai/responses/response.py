@@ -29,7 +29,7 @@ from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.tools import to_input
 from proxy.errors import Failure
 from proxy.record import Record, new_id
-from proxy.sinks import Answer
+from proxy.sinks import Answer, AnswerPart, ReasoningPart, TextPart
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -239,16 +239,24 @@ def to_usage(record: Record) -> Usage:
 def whole_response(turn: Turn, answer: Answer, record: Record) -> Response:
     """Translate an answer in one piece, and hand it to the store."""
     status: Status = "incomplete" if answer.finished.reason == "length" else "completed"
-    output: list[OutputItem] = []
-    if answer.reasoning:
-        output.append(reasoning_item(turn, new_id("rs_"), answer.reasoning))
-    if answer.text or not answer.tool_calls:
-        logprobs = to_logprobs(answer.logprobs or ())
-        output.append(message_item(new_id("msg_"), answer.text, logprobs, status))
-    output += [call_item(turn, call, status) for call in answer.tool_calls]
+    *earlier, last = answer.parts or (TextPart(""),)
+    output = [_to_item(turn, part, "completed") for part in earlier]
+    output.append(_to_item(turn, last, status))
+    if isinstance(last, ReasoningPart) and status == "completed":
+        output.append(message_item(new_id("msg_"), "", []))
     response = ended(turn, output, answer.finished, record)
     turn.store.keep(turn, response)
     return response
+
+
+def _to_item(turn: Turn, part: AnswerPart, status: Status) -> OutputItem:
+    match part:
+        case TextPart(text=text, logprobs=logprobs):
+            return message_item(new_id("msg_"), text, to_logprobs(logprobs or ()), status)
+        case ReasoningPart(text=text):
+            return reasoning_item(turn, new_id("rs_"), text)
+        case ToolCall():
+            return call_item(turn, part, status)
 
 
 def reasoning_item(turn: Turn, item_id: str, text: str) -> ReasoningItem:

@@ -1,6 +1,6 @@
 """Items as they are stored: complete, with an id each, in the form of OpenAI's lists of items."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from proxy.endpoints.openai.responses.items import (
     InputItem,
     InputText,
+    LocalShellCallOutputItem,
     MessageItem,
     OutputText,
+    ShellCallItem,
 )
 from proxy.record import new_id
 from proxy.stored.entry import Entry, Item
@@ -39,18 +41,35 @@ _response = msgspec.json.Decoder(_Output)
 
 
 def complete(item: InputItem) -> InputItem:
-    """Add the id and the status that a client may leave out, and make a text a list of parts."""
+    """Add the fields that a client may leave out, and make a text a list of parts."""
     changes: dict[str, Any] = {}
     if not getattr(item, "id", None):
         kind = str(type(item).__struct_config__.tag)
         changes["id"] = new_id(_PREFIXES.get(kind, "item_"))
     if hasattr(item, "status") and not getattr(item, "status", None):
         changes["status"] = "completed"
+    if isinstance(item, ShellCallItem):
+        changes["action"] = {"timeout_ms": None, "max_output_length": None, **item.action}
     if isinstance(item, MessageItem) and isinstance(item.content, str):
         text = item.content
         is_output = item.role == "assistant"
         changes["content"] = [OutputText(text=text) if is_output else InputText(text=text)]
     return replace(item, **changes)
+
+
+def complete_all(items: Iterable[InputItem], taken: Iterable[InputItem] = ()) -> list[InputItem]:
+    """Complete new items of a list that has the items `taken`.
+
+    Ids of clients may repeat, and a page of a list begins after an id: the later item gets another.
+    """
+    ids = {id_of(item) for item in taken}
+    completed: list[InputItem] = []
+    for item in items:
+        repeats = id_of(item) in ids and not isinstance(item, LocalShellCallOutputItem)
+        new = complete(replace(item, id=UNSET) if repeats else item)
+        ids.add(id_of(new))
+        completed.append(new)
+    return completed
 
 
 def to_members(items: Sequence[InputItem]) -> list[Item]:

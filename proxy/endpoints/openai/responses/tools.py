@@ -219,7 +219,7 @@ def to_tools_and_choice(
             forced = _mode(choice.get("mode", "auto"), tools, "tool_choice.mode")
         case None | str():
             tools = toolbox.tools
-            forced = _mode(choice or "auto", tools, "tool_choice")
+            forced = _mode("auto" if choice is None else choice, tools, "tool_choice")
         case {"type": "function" | "custom", "name": str()}:
             tools = toolbox.tools
             forced = named_tool(_flat(choice, toolbox), tools, "tool_choice")

@@ -9,6 +9,7 @@ from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.items import CompactionTrigger, InputItem
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.store import NoStore, ResponseStore
+from proxy.endpoints.openai.responses.stored_items import complete_all
 from proxy.endpoints.openai.responses.tools import Toolbox
 from proxy.record import new_id
 
@@ -43,6 +44,15 @@ class Turn(Struct, kw_only=True):
     def is_stored(self) -> bool:
         """True if the answer can be read later: `store` is true where it is absent."""
         return self.store.keeps and self.body.store is not False
+
+    @property
+    def completed_items(self) -> list[InputItem]:
+        """The input of this request as it is stored; new ids are made at each call.
+
+        In a conversation an item replaces the one with its id.
+        """
+        is_chained = self.body.previous_response_id is not None
+        return complete_all(self.items, self.earlier if is_chained else ())
 
     @property
     def compacts(self) -> bool:

@@ -95,6 +95,16 @@ async def test_message_has_all_that_was_said():
     assert usage["output_tokens_details"] == {"thinking_tokens": 2}
 
 
+async def test_message_has_its_blocks_in_the_order_of_the_stream():
+    call = [ToolCallStarted(0, "call_1", "f"), ToolCallDelta(0, "{}")]
+    end = EVERYTHING[-1]
+    script = [Started(), TextDelta("a"), *call, ReasoningDelta("hm"), TextDelta("b"), end]
+    kinds = [block["type"] for block in (await whole(script))["content"]]
+    assert kinds == ["text", "tool_use", "thinking", "text"]
+    starts = [data for name, data in await streamed(script) if name == "content_block_start"]
+    assert [start["content_block"]["type"] for start in starts] == kinds
+
+
 async def test_stream_opens_and_closes_each_block_once():
     events = await streamed(EVERYTHING)
     for name, data in events:

@@ -11,6 +11,7 @@ from jsonschema import ValidationError
 from adapters.backend import TokenCount
 from adapters.errors import GenerationError
 from adapters.events import (
+    Event,
     Finished,
     ReasoningDelta,
     Started,
@@ -109,6 +110,48 @@ async def test_events_come_in_order_and_add_up_to_the_whole_answer():
     assert "".join(texts) == "x\n😀" == output[3]["input"]
     whole = await answered(ScriptedBackend(EVERYTHING), tools=tools)
     assert without_ids(whole["output"]) == without_ids(output)
+
+
+_CALL = (ToolCallStarted(0, "call_1", "f"), ToolCallDelta(0, '{"a": 1}'))
+_DONE, _CUT = Finished("stop", USAGE), Finished("length", USAGE)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ((*_CALL, TextDelta("then"), _DONE), ["function_call", "message"]),
+        (
+            (TextDelta("a"), *_CALL, ReasoningDelta("hm"), TextDelta("b"), _DONE),
+            ["message", "function_call", "reasoning", "message"],
+        ),
+        ((TextDelta("a"), *_CALL, _CUT), ["message", "function_call incomplete"]),
+        ((ReasoningDelta("hm"), _DONE), ["reasoning", "message"]),
+        ((ReasoningDelta("hm"), _CUT), ["reasoning"]),
+        ((_DONE,), ["message"]),
+        ((_CUT,), ["message incomplete"]),
+    ],
+)
+async def test_whole_answer_has_the_items_of_the_stream(
+    script: tuple[Event, ...], expected: list[str]
+):
+    backend = ScriptedBackend((Started(), *script))
+    whole = await answered(backend, tools=[FUNCTION])
+    streamed_output = (await streamed(backend, tools=[FUNCTION]))[-1]["response"]["output"]
+    assert without_ids(whole["output"]) == without_ids(streamed_output)
+    kinds = [f"{i['type']} {i.get('status', '')}" for i in whole["output"]]
+    assert [kind.removesuffix("completed").strip() for kind in kinds] == expected
+
+
+async def test_text_after_a_call_is_part_of_the_message_that_calls():
+    items = [
+        {"role": "user", "content": "Hi"},
+        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+        {"role": "assistant", "content": "Wait."},
+        {"type": "function_call_output", "call_id": "call_1", "output": "1"},
+    ]
+    messages: Any = (await translated(input=items, tools=[FUNCTION])).prompt
+    assert [message.role for message in messages] == ["user", "assistant", "tool"]
+    assert (messages[1].text, len(messages[1].tool_calls)) == ("Wait.", 1)
 
 
 async def test_answer_is_input_again_as_one_message_of_the_model():
@@ -228,6 +271,7 @@ async def test_fields_reach_the_contract():
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": ""}, "tool_choice"),
         ({"tools": [FUNCTION, FUNCTION]}, "tools[1]"),
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"n": 2}, "n"),

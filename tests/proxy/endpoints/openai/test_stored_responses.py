@@ -227,6 +227,28 @@ async def test_input_items_have_pages(config: Config):
     assert all(item.to_dict()["status"] == "completed" for item in every)
 
 
+async def test_items_with_equal_ids_have_pages(config: Config):
+    async with openai_client(ScriptedBackend(HELLO), config=config) as client:
+        equal: Any = [{"role": "user", "content": text, "id": "msg_1"} for text in "ab"]
+        first = await client.responses.create(model="m", input=equal)
+        repeated: Any = [*first.output, {"role": "user", "content": "c"}]
+        second = await client.responses.create(
+            model="m", input=repeated, previous_response_id=first.id
+        )
+        pages = client.responses.input_items.list(second.id, limit=1, order="asc")
+        items = [item.to_dict() async for item in pages]
+        conversation = await client.conversations.create(items=equal)
+        members = await client.conversations.items.list(conversation.id, order="asc")
+        held = await client.responses.create(model="m", input=equal, conversation=conversation.id)
+        found = await client.responses.retrieve(held.id)
+    texts = [item["content"][0]["text"] for item in items]  # type: ignore[index]
+    assert texts == ["a", "b", "Hello", "Hello", "c"]
+    assert items[0]["id"] == "msg_1"
+    assert len({item["id"] for item in items}) == len(items)
+    assert [each.to_dict()["content"][0]["text"] for each in members.data] == ["a", "b"]  # type: ignore[index]
+    assert found == held
+
+
 # --- failures ---
 
 
@@ -343,13 +365,16 @@ async def ended(client: openai.AsyncOpenAI, key: str) -> Any:
 async def test_background_response_is_polled(config: Config):
     async with openai_client(ScriptedBackend(HELLO), config=config) as client:
         queued = await client.responses.create(model="m", input="Hi", background=True)
+        begun = await client.responses.input_items.list(queued.id)
         found = await ended(client, queued.id)
         again = await client.responses.cancel(queued.id)
+        items = await client.responses.input_items.list(queued.id)
         with pytest.raises(openai.BadRequestError, match="stream"):
             await client.responses.retrieve(queued.id, stream=True)
     assert (queued.status, queued.background, queued.output) == ("queued", True, [])
     assert (found.status, found.output_text) == ("completed", "Hello")
     assert found == again
+    assert items.data == begun.data
 
 
 async def test_background_response_is_in_progress_and_cancelled(config: Config):
@@ -569,7 +594,7 @@ async def test_items_of_a_conversation(config: Config):
 
 async def test_stored_items_have_the_fields_that_a_client_may_leave_out(config: Config):
     caller = {"type": "program", "caller_id": "p"}
-    action = {"commands": ["ls"], "timeout_ms": None, "max_output_length": None}
+    action = {"commands": ["ls"]}
     items: Any = [
         {"type": "tool_search_call", "arguments": {}},
         {"type": "tool_search_output", "tools": []},
@@ -585,6 +610,22 @@ async def test_stored_items_have_the_fields_that_a_client_may_leave_out(config: 
     assert (found["call_id"], found["execution"]) == (None, "client")
     assert (shell["environment"], shell["caller"], call["caller"]) == (None, caller, caller)
     assert output["max_output_length"] is None
+    assert shell["action"] == {**action, "timeout_ms": None, "max_output_length": None}
+
+
+async def test_stored_shell_call_is_the_same_prompt_later(config: Config):
+    backend = ScriptedBackend(HELLO)
+    items: Any = [
+        {"role": "user", "content": "Hi"},
+        {"type": "shell_call", "call_id": "s", "action": {"commands": ["ls"]}},
+        {"type": "shell_call_output", "call_id": "s", "output": []},
+    ]
+    async with openai_client(backend, config=config) as client:
+        first = await client.responses.create(model="m", input=items)
+        await client.responses.create(model="m", input="more", previous_response_id=first.id)
+    prompts: list[Any] = [request.prompt for request in backend.requests]
+    before, after = prompts
+    assert after[: len(before)] == before
 
 
 @pytest.mark.slow
