@@ -321,8 +321,8 @@ class ModelBuilder(Protocol):
         """True if a file with `digest`, `sha256:…`, was uploaded."""
         ...
 
-    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
-        """Store a file for `create`.
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> bool:
+        """Store a file for `create`; false where it is there already, and `pieces` are only read.
 
         Raises:
             InvalidRequestError: its content does not have `digest`.

@@ -211,12 +211,13 @@ class OllamaBackend:
     async def has_file(self, digest: str) -> bool:
         return await blobs.has_file(self._servers.first.client, self._config, digest)
 
-    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> bool:
         if not await self.has_file(digest):
             await blobs.upload(self._servers.first.client, self._config, digest, pieces)
-            return
+            return True
         async for _ in pieces:  # Read and not sent: a client may not stop in the middle.
             pass
+        return False
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._loading[model] += 1

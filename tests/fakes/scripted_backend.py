@@ -175,8 +175,10 @@ class ScriptedBuilder(ScriptedBackend):
     async def has_file(self, digest: str) -> bool:
         return digest in self.files
 
-    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> bool:
+        is_new = digest not in self.files
         self.files[digest] = b"".join([piece async for piece in pieces])
+        return is_new
 
 
 class EndlessBackend(ScriptedBackend):

@@ -259,11 +259,8 @@ async def check_blob(digest: FromPath[str], request: ServerRequest) -> ASGIRespo
 async def upload_blob(digest: FromPath[str], request: ServerRequest) -> ASGIResponse:
     """Upload a file; one that Ollama has already is not uploaded again, and the status is 200."""
     _, builder = _builder(request)
-    wanted = _to_digest(digest)
-    if await request.finish(builder.has_file(wanted)):
-        return _Empty()
-    await request.finish(builder.upload(wanted, _pieces(request)))
-    return _Empty(201)
+    is_new = await request.finish(builder.upload(_to_digest(digest), _pieces(request)))
+    return _Empty(201 if is_new else 200)
 
 
 async def _pieces(request: ServerRequest) -> AsyncIterator[bytes]:

@@ -77,10 +77,12 @@ async def test_file_is_uploaded_unless_it_is_there(standin: StandIn, backend: Ol
 
     standin.says(BLOB, answer)
     assert not await backend.has_file(DIGEST)
-    await backend.upload(DIGEST, pieces())
+    assert await backend.upload(DIGEST, pieces())
     status["HEAD"] = 200
     assert await backend.has_file(DIGEST)
-    await backend.upload(DIGEST, pieces())
+    unsent = pieces()
+    assert not await backend.upload(DIGEST, unsent)
+    assert [piece async for piece in unsent] == []  # It was read.
     assert [seen.method for seen in standin.seen] == ["HEAD", "HEAD", "POST", "HEAD", "HEAD"]
     assert standin.bodies(BLOB)[2] == b"weights"
 
