@@ -1,7 +1,7 @@
-"""Patches by SmolLM2 on MLX, through the server: each parses by Codex's own grammar.
+"""Patches by SmolLM2 on both engines, through the server: each parses by Codex's own grammar.
 
 The model is too small to edit files. What it writes is a patch because nothing else can be drawn.
-One answer in four repeats a line for ever: it is cut, and another one is written in its place.
+Some answers repeat a line for ever: they are cut, and others are written in their place.
 """
 
 import asyncio
@@ -14,13 +14,15 @@ from pathlib import Path
 import openai
 import pytest
 from fakes.scripted_backend import openai_client
+from servers.ollama_server import PLAIN, require_model
 
-from adapters.config import MLXConfig
+from adapters.config import MLXConfig, OllamaConfig
 from adapters.mlx.backend import MLXBackend
+from adapters.ollama.backend import OllamaBackend
 
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3600)]
 
-PATCHES, AT_ONCE = 100, 16
+AT_ONCE = 16
 MOST_TOKENS = 120
 """Limit of a patch: complete ones have 20 to 50."""
 GRAMMAR = (Path(__file__).parents[1] / "data" / "codex" / "apply_patch.lark").read_text()
@@ -43,18 +45,25 @@ PATCH = re.compile(rf"\*\*\* Begin Patch\n(?:{ADD}|{DELETE}|{UPDATE})+\*\*\* End
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[openai.AsyncOpenAI]:
+async def on_mlx() -> AsyncIterator[openai.AsyncOpenAI]:
     config = MLXConfig(embedded="always", huggingface_cache=False, max_concurrent=AT_ONCE)
     async with aclosing(MLXBackend(config)) as backend, openai_client(backend) as client:
         yield client.with_options(timeout=3600)
 
 
-async def patch(client: openai.AsyncOpenAI, seed: int) -> str | None:
+@pytest.fixture
+async def on_ollama(ollama_host: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    config = OllamaConfig(host=ollama_host)
+    async with aclosing(OllamaBackend(config)) as backend, openai_client(backend) as client:
+        yield client.with_options(timeout=3600)
+
+
+async def patch(client: openai.AsyncOpenAI, model: str, seed: int) -> str | None:
     """Return what the model wrote; `None` for an answer that was cut."""
     file, line = FILES[seed % len(FILES)], LINES[seed % len(LINES)]
     other = LINES[(seed * 7 + 3) % len(LINES)]
     answer = await client.responses.create(
-        model="SmolLM2-135M-Instruct",
+        model=model,
         instructions=EXAMPLE,
         input=f"The file {file} has the line {line}. Change it to {other}.",
         tools=[
@@ -79,19 +88,34 @@ async def patch(client: openai.AsyncOpenAI, seed: int) -> str | None:
     return call.input
 
 
-async def test_every_patch_parses_by_the_grammar_of_codex(client: openai.AsyncOpenAI):
+async def demand_patches(client: openai.AsyncOpenAI, model: str, count: int) -> int:
+    """Have `count` complete patches written, and return how many answers that took."""
     patches: list[str] = []
     seeds = itertools.count()
 
     async def work() -> None:
-        while len(patches) < PATCHES:
+        while len(patches) < count:
             seed = next(seeds)
-            text = await patch(client, seed)
+            text = await patch(client, model, seed)
             print(f"--- {seed}\n{text}", flush=True)
             if text is not None:
                 patches.append(text)
 
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    answers = next(seeds)
+    print(f"{len(patches)} of {answers} answers are complete")
     assert [text for text in patches if PATCH.fullmatch(text) is None] == []
-    assert len(set(patches)) > PATCHES // 10
-    assert len(patches) > next(seeds) // 2
+    assert len(set(patches)) > count // 10
+    return answers
+
+
+async def test_every_patch_parses_by_the_grammar_of_codex(on_mlx: openai.AsyncOpenAI):
+    answers = await demand_patches(on_mlx, "SmolLM2-135M-Instruct", 100)
+    assert answers < 200
+
+
+async def test_every_patch_on_ollama_parses_by_the_grammar_of_codex(
+    on_ollama: openai.AsyncOpenAI, ollama_host: str
+):
+    """Fewer: two answers in three repeat a line there."""
+    await demand_patches(on_ollama, require_model(ollama_host, PLAIN), 30)
