@@ -87,6 +87,7 @@ def test_expression_allows_what_the_grammar_allows(
         assert [bool(re.fullmatch(expression, text)) for text in texts] == [fits] * len(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "grammar", [SPACED, JSON, CODEX, ends_of("t", 't "+" t | "(" t ")" | item')]
 )
