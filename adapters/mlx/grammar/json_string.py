@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import regex
 
+from adapters.lark_terminals import TERMINALS
+
 _FORMS = {chr(code): json.dumps(chr(code))[1:-1] for code in (*range(0x20), 0x22, 0x5C)}
 """Characters that JSON does not hold as they are -> their form."""
 _BARE = r'[^\\"\x00-\x1f]'
@@ -43,39 +45,6 @@ _GRAMMAR_TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-
-_COMMON = {
-    "DIGIT": "[0-9]",
-    "HEXDIGIT": "[a-fA-F0-9]",
-    "INT": "[0-9]+",
-    "SIGNED_INT": "[+-]?[0-9]+",
-    "DECIMAL": r"[0-9]+\.[0-9]*|\.[0-9]+",
-    "FLOAT": r"([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+",
-    "SIGNED_FLOAT": r"[+-]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+)",
-    "NUMBER": r"[0-9]+|([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+",
-    "SIGNED_NUMBER": (
-        r"[+-]?([0-9]+|([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+)"
-    ),
-    "ESCAPED_STRING": r'"([^"\\]|\\.)*"',
-    "LCASE_LETTER": "[a-z]",
-    "UCASE_LETTER": "[A-Z]",
-    "LETTER": "[A-Za-z]",
-    "WORD": "[A-Za-z]+",
-    "CNAME": "[_A-Za-z][_A-Za-z0-9]*",
-    "WS_INLINE": r"[ \t]+",
-    "WS": r"[ \t\f\r\n]+",
-    "CR": r"\r",
-    "LF": r"\n",
-    "NEWLINE": r"(\r?\n)+",
-    "SH_COMMENT": r"#[^\n]*",
-    "CPP_COMMENT": r"\/\/[^\n]*",
-    "C_COMMENT": r"\/\*[^*]*\*+(?:[^\/*][^*]*\*+)*\/",
-    "SQL_COMMENT": r"--[^\n]*",
-}
-"""The terminals that a grammar may import.
-
-Source: https://github.com/lark-parser/lark/blob/master/lark/grammars/common.lark
-"""
 
 _ATOM = re.compile(
     r"""
@@ -184,9 +153,9 @@ def _imported(statement: _Statement) -> list[_Statement]:
     if token.lastgroup != "common":
         return [statement]
     names = [token["one"]] if token["one"] else [n.strip() for n in token["several"].split(",")]
-    if unknown := [name for name in names if name not in _COMMON]:
+    if unknown := [name for name in names if name not in TERMINALS]:
         raise NotInStringError(f"'%import common.{unknown[0][:40]}'")
-    written = "\n".join([f"{token['alias'] or name}: /{_COMMON[name]}/" for name in names])
+    written = "\n".join([f"{token['alias'] or name}: /{TERMINALS[name]}/" for name in names])
     return _statements(written)
 
 
