@@ -10,13 +10,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
-from importlib.resources import files
 from typing import TypeAlias
 
 from lark import Lark as LarkParser
 from lark import Token, Tree
 from lark.exceptions import LarkError
+
+from adapters.lark_terminals import TERMINALS
+from adapters.ollama.translate.grammar_pattern import UnreadablePatternError
 
 _Node: TypeAlias = Tree[Token]
 
@@ -28,12 +31,6 @@ _MOST_TEXT = 16_000
 """Characters of an expression; llama.cpp writes no slower under one of as many."""
 _MOST_STEPS = 5_000
 """Nodes of the grammar that are written, each as often as it is used."""
-_OWN = {"ESCAPED_STRING": r'"(?:[^"\\\n]|\\.)*"', "_STRING_INNER": r"[^\n]*"}
-"""Terminals of Lark's library that it writes with a look-behind or without a greedy repetition."""
-
-
-class NoExpressionError(ValueError):
-    """The grammar has no translation."""
 
 
 class _TooLargeError(Exception):
@@ -44,27 +41,21 @@ def to_expression(grammar: str) -> str:
     """Return an expression, in Python's notation, of texts that `grammar` allows.
 
     Raises:
-        NoExpressionError: it is no grammar, has what only one reader of grammars knows, or is too
-            large.
+        UnreadablePatternError: it is no grammar, has what only one reader of grammars knows, or is
+            too large.
     """
     if len(grammar) > _LONGEST:
-        raise NoExpressionError("too long")
+        raise UnreadablePatternError("too long")
     try:
         rules = _Rules(grammar)
         for levels in _LEVELS:
-            text = _written(rules, levels)
-            if text is not None:
-                return text
+            with suppress(_TooLargeError):
+                text = _Writer(rules, levels).rule("start")
+                if text is not None:
+                    return text
     except (LarkError, RecursionError) as error:
-        raise NoExpressionError(str(error)) from error
-    raise NoExpressionError("too large, or without an end")
-
-
-def _written(rules: "_Rules", levels: int) -> str | None:
-    try:
-        return _Writer(rules, levels).rule("start")
-    except _TooLargeError:
-        return None
+        raise UnreadablePatternError(str(error)) from error
+    raise UnreadablePatternError("too large, or without an end")
 
 
 @cache
@@ -75,27 +66,16 @@ def _notation() -> LarkParser:
     )
 
 
-def _parsed(grammar: str) -> _Node:
-    return _notation().parse(f"{grammar}\n")  # pyright: ignore[reportUnknownMemberType]
-
-
-@cache
-def _library() -> "_Rules":
-    """Return the terminals that `%import common` takes from."""
-    rules = _Rules(files("lark").joinpath("grammars", "common.lark").read_text())
-    rules.expressions |= _OWN
-    return rules
-
-
 class _Rules:
     """The rules and terminals of a grammar, by their names."""
 
     def __init__(self, grammar: str) -> None:
         self.trees: dict[str, _Node] = {}
         self.expressions: dict[str, str] = {}
-        """Terminals that are written already."""
+        """Imported terminals."""
         self.ignored: list[_Node] = []
-        for item in _parsed(grammar).children:
+        tree = _notation().parse(f"{grammar}\n")  # pyright: ignore[reportUnknownMemberType]
+        for item in tree.children:
             self._add(_tree(item))
 
     def _add(self, item: _Node) -> None:
@@ -113,24 +93,23 @@ class _Rules:
                 path, names = (_names(child) for child in item.children)
                 self._import([*path, ""], names)
             case kind:
-                raise NoExpressionError(kind)
+                raise UnreadablePatternError(kind)
 
     def _import(self, path: list[str], names: list[str], alias: Iterable[str] = ()) -> None:
         _require(path[:-1] == ["common"], path)
         for name, own in zip(names, [*alias] or names, strict=True):
-            text = _Writer(_library(), 0).rule(name)
-            _require(text is not None, name)
-            self.expressions[own] = text or ""
+            _require(name in TERMINALS, name)
+            self.expressions[own] = TERMINALS[name]
 
 
 def _require(holds: bool, what: object) -> None:
     if not holds:
-        raise NoExpressionError(str(what))
+        raise UnreadablePatternError(str(what))
 
 
 def _tree(node: _Node | Token) -> _Node:
     if isinstance(node, Token):
-        raise NoExpressionError(node)
+        raise UnreadablePatternError(node)
     return node
 
 
@@ -154,7 +133,7 @@ class _Writer:
     def rule(self, name: str) -> str | None:
         """
         Raises:
-            NoExpressionError: there is no such rule, or a part of it has no translation.
+            UnreadablePatternError: there is no such rule, or a part of it has no translation.
             _TooLargeError: it is too large.
         """
         if name in self._rules.expressions:
@@ -211,7 +190,7 @@ class _Writer:
             case "literal_range", [low, high]:
                 return f"[{_one(str(low))}-{_one(str(high))}]{self._gap}"
             case kind, _:
-                raise NoExpressionError(kind)
+                raise UnreadablePatternError(kind)
 
 
 def _alternatives_of(node: _Node) -> Iterator[list[_Node]]:
@@ -295,4 +274,4 @@ def _unescaped(body: str) -> str:
     try:
         return str(json.loads(f'"{body}"'))
     except ValueError as error:
-        raise NoExpressionError(body) from error
+        raise UnreadablePatternError(body) from error

@@ -98,18 +98,23 @@ def _with_pattern(parameters: dict[str, Any], form: Regex | Lark | None) -> dict
 @lru_cache(maxsize=16)
 def pattern_of(form: Regex | Lark | None) -> str | None:
     """Return the `pattern` of a schema that holds a text to `form`; `None` where there is none."""
-    # Lark is slow to import.
-    from adapters.ollama.translate.lark_pattern import NoExpressionError, to_expression
-
     if form is None:
         return None
     try:
-        expression = to_expression(form.grammar) if isinstance(form, Lark) else form.pattern
-        pattern = f"^(?:{expression})$"
+        pattern = f"^(?:{_expression_of(form)})$"
         to_grammar_pattern(pattern)
-    except (NoExpressionError, UnreadablePatternError):
+    except UnreadablePatternError:
         return None
     return pattern
+
+
+def _expression_of(form: Regex | Lark) -> str:
+    if isinstance(form, Regex):
+        return form.pattern
+    # Lark is slow to import.
+    from adapters.ollama.translate.lark_pattern import to_expression
+
+    return to_expression(form.grammar)
 
 
 def in_words(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.ollama.translate.grammar_pattern import to_grammar_pattern
-from adapters.ollama.translate.lark_pattern import NoExpressionError, to_expression
+from adapters.ollama.translate.grammar_pattern import UnreadablePatternError, to_grammar_pattern
+from adapters.ollama.translate.lark_pattern import to_expression
 from adapters.request import Lark
 from adapters.text_format import TextFormat
 
@@ -70,6 +70,8 @@ def ends_of(name: str, ends: str) -> str:
         (ends_of("tree", 'tree "+" tree | "(" tree ")" | item'), ["a+b", "(a+(b))+c"], ["+", "("]),
         (ends_of("both", '"<" both | both ">" | item'), ["a", "<<a", "<a>>"], ["<>", ">a"]),
         ("start: a\na: b\nb: a | /x/", ["x"], ["", "xx"]),
+        ("%import common.ESCAPED_STRING\nstart: ESCAPED_STRING", ['"a\n\\""', '""'], ['"', '"""']),
+        ("%import common.C_COMMENT\nstart: C_COMMENT", ["/* a */", "/***/"], ["/* a */ b */"]),
         (SUM, ["1", "1+2", "(1 + 2) * (3-4)/5", "((1))"], ["1+", "()", "+1"]),
         (QUERY, ["SELECT a, b FROM t WHERE a = -1.5 AND b<\"x\\\"y\";"], ["SELECT FROM t;"]),
         (JSON, ['{"a":[1,{}],"c":""}', "[]"], ["{", "[1,]"]),
@@ -121,7 +123,7 @@ def test_texts_of_the_expression_match_the_grammar(grammar: str):
     ],
 )
 def test_grammar_without_a_translation(grammar: str):
-    with pytest.raises(NoExpressionError):
+    with pytest.raises(UnreadablePatternError):
         to_expression(grammar)
 
 
@@ -136,6 +138,6 @@ def test_work_for_a_grammar_has_a_bound():
         "start: " + '"a" (' * 2000 + '"x"' + ")" * 2000,
         f"start: {'x' * 9000}",
     ):
-        with pytest.raises(NoExpressionError):
+        with pytest.raises(UnreadablePatternError):
             to_expression(grammar)
     assert process_time() - begun < 5
