@@ -12,6 +12,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenCountOrZero = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenLimit = Annotated[int, Meta(ge=-2, le=2**31 - 1)]
 """Tokens of an answer; negative: no limit. Local servers read -1 so, and Ollama -2 as well."""
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]

@@ -20,6 +20,7 @@ from proxy.endpoints.generation_fields import Options
 from proxy.endpoints.model_loading import load
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.server_request import ServerRequest
+from proxy.endpoints.wire_types import TokenCountOrZero
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
@@ -48,7 +49,7 @@ class EmbedRequest(EmbedFields, kw_only=True):
     truncate: bool | None = None
     """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
     refused."""
-    dimensions: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    dimensions: TokenCountOrZero | None = None
     """A value of 0 stands for all."""
 
 

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from proxy.endpoints.wire_types import Probability, StopString, Temperature, TokenCount, TopK
+from proxy.endpoints.wire_types import (
+    Probability,
+    StopString,
+    Temperature,
+    TokenCount,
+    TokenCountOrZero,
+    TopK,
+)
 
 JSON = dict[str, Any]
 CacheControl = JSON
@@ -407,7 +414,7 @@ class PromptFields(Struct, kw_only=True):
 
 
 class MessagesRequest(PromptFields, kw_only=True):
-    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    max_tokens: TokenCountOrZero
     """0: the prompt is read into the cache, and there is no answer."""
     stream: bool | None = None
     stop_sequences: Annotated[list[StopString], Meta(max_length=64)] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from adapters.events import (
     Event,
@@ -179,10 +180,8 @@ StreamEvent = (
 
 
 def to_message(body: MessagesRequest, answer: Answer, record: Record) -> Message:
-    if body.max_tokens == 0:
-        return _to_empty_message(body, record)
     end = to_end(answer.finished, body, record.context)
-    return Message(
+    message = Message(
         id=new_id("msg_"),
         model=body.model,
         content=list(_to_content(body, answer)),
@@ -191,20 +190,13 @@ def to_message(body: MessagesRequest, answer: Answer, record: Record) -> Message
         usage=to_usage(record),
         context_management=_context_management(body),
     )
+    return message if body.max_tokens else _emptied(message)
 
 
-def _to_empty_message(body: MessagesRequest, record: Record) -> Message:
-    """The answer to a request that only fills the cache."""
-    usage = msgspec.structs.replace(to_usage(record), output_tokens=0, output_tokens_details=None)
-    return Message(
-        id=new_id("msg_"),
-        model=body.model,
-        content=(),
-        stop_reason="max_tokens",
-        stop_sequence=None,
-        usage=usage,
-        context_management=_context_management(body),
-    )
+def _emptied(message: Message) -> Message:
+    """Return the answer to a request that only fills the cache."""
+    usage = replace(message.usage, output_tokens=0, output_tokens_details=None)
+    return replace(message, content=(), stop_reason="max_tokens", stop_sequence=None, usage=usage)
 
 
 def _to_content(body: MessagesRequest, answer: Answer) -> Sequence[ContentBlock]:
